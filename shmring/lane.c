@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: MIT */
+/* shmring/lane.c - see lane.h for the protocol; docs/model/lane.pml is its model. */
+#include "lane.h"
+
+#include <string.h>
+
+/* A sender that finds the ring empty where it would enter another window starts again at offset 0. */
+#define WINDOW FL_PAGE
+
+bool fl_ring_size_valid(uint64_t ring_size) {
+  return ring_size >= FL_RING_MIN && ring_size <= FL_RING_MAX && (ring_size & (ring_size - 1)) == 0;
+}
+
+void fl_segment_init(struct fl_segment *seg, uint32_t ring_size) {
+  seg->magic = FL_SEGMENT_MAGIC;
+  seg->version = FL_SEGMENT_VERSION;
+  seg->ring_size = ring_size;
+  for (int i = 0; i < 2; i++) {
+    atomic_store_explicit(&seg->lane[i].tx_cpu, -1, memory_order_relaxed);
+    atomic_store_explicit(&seg->lane[i].rx_cpu, -1, memory_order_relaxed);
+  }
+}
+
+uint32_t fl_segment_check(const struct fl_segment *seg, size_t bytes) {
+  uint32_t size = *(const volatile uint32_t *)&seg->ring_size;
+
+  if (seg->magic != FL_SEGMENT_MAGIC || seg->version != FL_SEGMENT_VERSION)
+    return 0;
+  if (!fl_ring_size_valid(size) || bytes != fl_segment_bytes(size))
+    return 0;
+  return size;
+}
+
+void fl_attach(struct fl_segment *seg, uint32_t ring_size, int end, struct fl_tx *tx, struct fl_rx *rx) {
+  unsigned char *rings = (unsigned char *)seg + FL_PAGE;
+
+  *tx = (struct fl_tx){
+      .lane = &seg->lane[end],
+      .ring = rings + (size_t)end * ring_size,
+      .mask = ring_size - 1,
+      .cpu = -1,
+  };
+  *rx = (struct fl_rx){
+      .lane = &seg->lane[!end],
+      .ring = rings + (size_t)!end * ring_size,
+      .mask = ring_size - 1,
+      .next_pos = UINT64_MAX,
+      .cpu = -1,
+  };
+}
+
+/* ---- sender ---- */
+
+static enum fl_tx_result tx_broken(struct fl_tx *tx) {
+  tx->broken = true;
+  return FL_TX_BROKEN;
+}
+
+/* The word as the receiver left it: only the state may differ from what this side published. */
+static enum fl_tx_result tx_look(struct fl_tx *tx) {
+  if (tx->broken)
+    return FL_TX_BROKEN;
+  /* relaxed: only a first look; the publishing CAS decides */
+  uint64_t word = atomic_load_explicit(&tx->lane->word, memory_order_relaxed);
+  if (word >> FL_STATE_BITS != tx->head)
+    return tx_broken(tx);
+  return (word & FL_STATE_MASK) == FL_WATCHING ? FL_TX_OK : FL_TX_NATIVE;
+}
+
+/* Free bytes, having asked the receiver if fewer than `want` are known; SIZE_MAX if the receiver's tail is impossible. */
+static size_t tx_free(struct fl_tx *tx, size_t want) {
+  size_t size = tx->mask + 1;
+  size_t room = size - (size_t)(tx->head - tx->tail_seen);
+
+  if (room >= want)
+    return room;
+  /* acquire: pairs with the release in fl_rx_publish: the receiver has copied out what lies before the tail */
+  uint64_t tail = atomic_load_explicit(&tx->lane->tail, memory_order_acquire);
+  if (tail < tx->tail_seen || tail > tx->head)
+    return SIZE_MAX;
+  tx->tail_seen = tail;
+  return size - (size_t)(tx->head - tail);
+}
+
+static bool tx_extent_slot_free(struct fl_tx *tx) {
+  if (tx->pending || tx->extent_head - tx->extent_tail_seen < FL_EXTENTS)
+    return true;
+  /* acquire: pairs with the release in fl_rx_publish: the receiver has copied out the extents before it */
+  uint32_t tail = atomic_load_explicit(&tx->lane->extent_tail, memory_order_acquire);
+  if (tail - tx->extent_tail_seen > FL_EXTENTS) {
+    tx_broken(tx);
+    return false;
+  }
+  tx->extent_tail_seen = tail;
+  return tx->extent_head - tail < FL_EXTENTS;
+}
+
+/* Describes position head. An extent that was written for the same position but never published is written over. */
+static void tx_extent(struct fl_tx *tx, uint64_t koff) {
+  if (!tx->pending) {
+    tx->extent_head++;
+    tx->pending = true;
+  }
+  struct fl_extent *e = &tx->lane->extents[(tx->extent_head - 1) % FL_EXTENTS];
+  /* relaxed, all four: the publishing CAS releases them, and the receiver ignores extents at or beyond the head */
+  atomic_store_explicit(&e->pos, tx->head, memory_order_relaxed);
+  atomic_store_explicit(&e->koff, koff, memory_order_relaxed);
+  atomic_store_explicit(&e->off, tx->off, memory_order_relaxed);
+  atomic_store_explicit(&tx->lane->extent_head, tx->extent_head, memory_order_relaxed);
+  tx->koff = koff;
+}
+
+enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, struct iovec span[2]) {
+  size_t size = tx->mask + 1;
+  enum fl_tx_result r = tx_look(tx);
+
+  span[0] = span[1] = (struct iovec){0};
+  if (r != FL_TX_OK)
+    return r;
+
+  /* looked at only where a window begins or is left, so that streaming does not fetch the tail for every message */
+  size_t in_window = (size_t)tx->off & (WINDOW - 1);
+  bool restart = tx->off && (in_window == 0 || in_window + want > WINDOW);
+  size_t room = tx_free(tx, restart ? size : want);
+  if (room == SIZE_MAX)
+    return tx_broken(tx);
+  if (room == 0)
+    return FL_TX_FULL;
+
+  restart = restart && room == size; /* only an empty ring may move */
+  if (restart || koff != tx->koff || tx->extent_head == 0 || tx->pending) {
+    if (tx_extent_slot_free(tx)) {
+      if (restart)
+        tx->off = 0;
+      tx_extent(tx, koff);
+    } else if (tx->broken) {
+      return FL_TX_BROKEN;
+    } else if (koff != tx->koff) {
+      return FL_TX_FULL;
+    }
+  }
+
+  size_t n = want < room ? want : room;
+  size_t first = size - (size_t)tx->off < n ? size - (size_t)tx->off : n;
+  span[0] = (struct iovec){tx->ring + tx->off, first};
+  span[1] = (struct iovec){tx->ring, n - first};
+  return n < want ? FL_TX_FULL : FL_TX_OK;
+}
+
+enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n) {
+  uint64_t expected = tx->head << FL_STATE_BITS | FL_WATCHING;
+  uint64_t desired = (tx->head + n) << FL_STATE_BITS | FL_WATCHING;
+
+  /*
+   * release: the ring bytes and the extent, stored above, are seen by whoever acquires the new head (fl_rx_peek);
+   * failure relaxed: nothing was published and nothing is read on the strength of it.
+   */
+  if (!atomic_compare_exchange_strong_explicit(&tx->lane->word, &expected, desired, memory_order_release,
+                                               memory_order_relaxed)) {
+    if (expected >> FL_STATE_BITS != tx->head)
+      return tx_broken(tx);
+    return FL_TX_NATIVE;
+  }
+  tx->head += n;
+  tx->off = (tx->off + n) & tx->mask;
+  tx->pending = false;
+  return FL_TX_OK;
+}
+
+enum fl_tx_result fl_tx_push(struct fl_tx *tx, const struct iovec *iov, size_t skip, size_t len, uint64_t koff, size_t *done) {
+  struct iovec span[2];
+  size_t left, at = 0;
+
+  *done = 0;
+  enum fl_tx_result r = fl_tx_reserve(tx, len, koff, span);
+  left = span[0].iov_len + span[1].iov_len;
+  if (left == 0)
+    return r;
+
+  size_t n = left;
+  while (left) {
+    if (skip >= iov->iov_len) {
+      skip -= iov->iov_len;
+      iov++;
+      continue;
+    }
+    size_t part = iov->iov_len - skip;
+    struct iovec *to = at < span[0].iov_len ? &span[0] : &span[1];
+    size_t to_off = to == &span[0] ? at : at - span[0].iov_len;
+    if (part > to->iov_len - to_off)
+      part = to->iov_len - to_off;
+    memcpy((unsigned char *)to->iov_base + to_off, (const unsigned char *)iov->iov_base + skip, part);
+    skip += part;
+    at += part;
+    left -= part;
+  }
+  enum fl_tx_result p = fl_tx_publish(tx, n);
+  if (p != FL_TX_OK)
+    return p;
+  *done = n;
+  return r;
+}
+
+enum fl_tx_result fl_tx_space(struct fl_tx *tx) {
+  enum fl_tx_result r = tx_look(tx);
+
+  if (r != FL_TX_OK)
+    return r;
+  size_t room = tx_free(tx, 1);
+  if (room == SIZE_MAX)
+    return tx_broken(tx);
+  return room ? FL_TX_OK : FL_TX_FULL;
+}
+
+uint64_t fl_tx_unconsumed(struct fl_tx *tx) {
+  if (tx->broken || tx_free(tx, (size_t)tx->mask + 1) == SIZE_MAX)
+    return 0;
+  return tx->head - tx->tail_seen;
+}
+
+void fl_tx_hint(struct fl_tx *tx, uint64_t kernel_sent) {
+  atomic_store_explicit(&tx->lane->kernel_sent, kernel_sent, memory_order_relaxed);
+}
+
+void fl_tx_flag(struct fl_tx *tx, uint32_t flag) {
+  /* release: pairs with fl_rx_flags; the sender's earlier ring bytes are visible with the flag */
+  atomic_fetch_or_explicit(&tx->lane->flags, flag, memory_order_release);
+}
+
+/* ---- receiver ---- */
+
+static enum fl_rx_result rx_broken(struct fl_rx *rx) {
+  rx->broken = true;
+  return FL_RX_BROKEN;
+}
+
+/* Refreshes head_seen; false if the head is impossible. */
+static bool rx_refresh(struct fl_rx *rx) {
+  uint64_t head = fl_rx_head(rx);
+
+  if (head < rx->head_seen || head - rx->tail > rx->mask + 1)
+    return false;
+  rx->head_seen = head;
+  return true;
+}
+
+/* Moves to the extent that describes the tail and finds where the following one begins; false if they make no sense. */
+static bool rx_extents(struct fl_rx *rx) {
+  /* relaxed: the acquire of the head already ordered it; every extent below the head is counted in it */
+  uint32_t written = atomic_load_explicit(&rx->lane->extent_head, memory_order_relaxed);
+
+  if (written - rx->extent > FL_EXTENTS)
+    return false;
+  rx->next_pos = UINT64_MAX;
+  while (rx->extent != written) {
+    const struct fl_extent *e = &rx->lane->extents[rx->extent % FL_EXTENTS];
+    uint64_t pos = atomic_load_explicit(&e->pos, memory_order_relaxed);
+    if (pos > rx->tail || pos >= rx->head_seen) {
+      rx->next_pos = pos < rx->tail ? rx->tail : pos;
+      break;
+    }
+    uint64_t koff = atomic_load_explicit(&e->koff, memory_order_relaxed);
+    uint64_t off = atomic_load_explicit(&e->off, memory_order_relaxed);
+    if (pos != rx->tail || koff < rx->koff || off > rx->mask)
+      return false;
+    rx->pos = pos;
+    rx->koff = koff;
+    rx->off = off;
+    rx->extent++;
+  }
+  return rx->extent != 0;
+}
+
+enum fl_rx_result fl_rx_peek(struct fl_rx *rx, uint64_t krx, struct fl_span span[2], uint64_t *need) {
+  if (rx->broken)
+    return FL_RX_BROKEN;
+  if (rx->head_seen == rx->tail) {
+    if (!rx_refresh(rx))
+      return rx_broken(rx);
+    if (rx->head_seen == rx->tail)
+      return FL_RX_EMPTY;
+    if (!rx_extents(rx))
+      return rx_broken(rx);
+  } else if (rx->tail >= rx->next_pos && !rx_extents(rx)) {
+    return rx_broken(rx);
+  }
+
+  if (krx != rx->koff) {
+    if (krx > rx->koff)
+      return rx_broken(rx);
+    *need = rx->koff - krx;
+    return FL_RX_KERNEL;
+  }
+  uint64_t end = rx->next_pos < rx->head_seen ? rx->next_pos : rx->head_seen;
+  size_t n = (size_t)(end - rx->tail);
+  size_t at = (size_t)((rx->off + (rx->tail - rx->pos)) & rx->mask);
+  size_t first = (size_t)rx->mask + 1 - at < n ? (size_t)rx->mask + 1 - at : n;
+  span[0] = (struct fl_span){rx->ring + at, first};
+  span[1] = (struct fl_span){rx->ring, n - first};
+  return FL_RX_RING;
+}
+
+void fl_rx_consume(struct fl_rx *rx, size_t n) {
+  rx->tail += n;
+  if (rx->tail - rx->tail_pub >= (rx->mask + 1) / 8)
+    fl_rx_publish(rx);
+}
+
+void fl_rx_publish(struct fl_rx *rx) {
+  if (rx->tail == rx->tail_pub)
+    return;
+  rx->tail_pub = rx->tail;
+  /* release, both: pair with tx_free and tx_extent_slot_free; the copies out of the ring come before the space is free */
+  atomic_store_explicit(&rx->lane->extent_tail, rx->extent ? rx->extent - 1 : 0, memory_order_release);
+  atomic_store_explicit(&rx->lane->tail, rx->tail, memory_order_release);
+}
+
+uint64_t fl_rx_pending(struct fl_rx *rx) {
+  if (rx->broken)
+    return 0;
+  uint64_t head = fl_rx_head(rx);
+  if (head < rx->head_seen || head - rx->tail > rx->mask + 1) {
+    rx->broken = true;
+    return 0;
+  }
+  return head - rx->tail;
+}
+
+bool fl_rx_native(struct fl_rx *rx, uint64_t head) {
+  uint64_t native = head << FL_STATE_BITS | FL_NATIVE;
+  uint64_t expected = head << FL_STATE_BITS | FL_WATCHING;
+
+  /*
+   * acq_rel: a sender whose CAS fails on this sees NATIVE and uses the kernel lane; one whose CAS came first makes
+   * this fail with its new head, whose bytes the acquire makes visible. This is the whole argument against lost wake-ups.
+   */
+  if (atomic_compare_exchange_strong_explicit(&rx->lane->word, &expected, native, memory_order_acq_rel,
+                                              memory_order_acquire))
+    return true;
+  return expected == native;
+}
+
+void fl_rx_native_always(struct fl_rx *rx) {
+  /* acq_rel, as in fl_rx_native; only the state bits change, so a publication that came first is kept */
+  atomic_fetch_and_explicit(&rx->lane->word, ~FL_STATE_MASK, memory_order_acq_rel);
+}
+
+void fl_rx_watch(struct fl_rx *rx) {
+  uint64_t word = atomic_load_explicit(&rx->lane->word, memory_order_relaxed);
+
+  if ((word & FL_STATE_MASK) == FL_WATCHING)
+    return;
+  /* release: pairs with the sender's CAS; a plain or is enough, for a sender never changes a word that is not WATCHING */
+  atomic_fetch_or_explicit(&rx->lane->word, FL_WATCHING, memory_order_release);
+}

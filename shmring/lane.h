@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * shmring/lane.h - one direction of a connection: a byte ring in memory that two processes share, and the word that
+ * says whether the receiver is looking at it.
+ *
+ * The library knows no sockets. A connection has a second way for its bytes, the *kernel lane*; all that is known of it
+ * here is a count: how many bytes went that way before a given byte of the ring ("koff").
+ *
+ * Layout of a segment (a sealed memfd of fl_segment_bytes()):
+ *
+ *     page 0        struct fl_segment: geometry, then the two directions' control blocks
+ *     4096          ring bytes of direction 0
+ *     4096 + size   ring bytes of direction 1
+ *
+ * Ring and extents. The ring carries a pure byte stream: position p of the stream (0, 1, 2, ...) lies at a physical
+ * offset that an *extent* gives: "from position pos on, bytes lie at off, off + 1, ... (modulo size), and koff bytes of
+ * the kernel lane come before them". A new extent is written only when koff changes, or when the sender, finding the ring
+ * empty, starts again at offset 0 so that request-response traffic stays within one page. There is no header per
+ * message: streaming and small messages cost the same.
+ *
+ * Publication. The sender fills free space, writes the extent if one is needed, and then publishes everything with a
+ * single compare-and-swap of the lane word from {head, WATCHING} to {head + n, WATCHING}. If the receiver went NATIVE in
+ * between, the CAS fails, nothing was published, and the sender sends the same bytes over the kernel lane.
+ *
+ * Trust. Everything that the peer can write is copied out and checked before use. A sender that finds rubbish stops using
+ * the ring (FL_TX_BROKEN), a receiver that finds rubbish reports FL_RX_BROKEN; neither ever reads or writes outside the
+ * ring, nor loops for ever.
+ *
+ * Threads. A struct fl_tx is used by one thread at a time, and so is a struct fl_rx; the caller brings the lock. The two
+ * sides need no lock between them. Functions marked [any thread] need no lock.
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define FL_SEGMENT_MAGIC 0x31676e6972746c66ull /* "fltring1" */
+#define FL_SEGMENT_VERSION 1u
+#define FL_PAGE 4096u
+#define FL_EXTENTS 64u
+#define FL_RING_MIN (16u << 10)
+#define FL_RING_MAX (64u << 20)
+
+/* The receiver's state, in the two low bits of the lane word; the head (bytes ever published) is above it. */
+enum fl_state {
+  FL_NATIVE = 0,   /* the receiver can only be woken by the kernel lane; also the state of a fresh segment */
+  FL_WATCHING = 1, /* some thread of the receiver looks at the ring before any of them sleeps */
+  FL_BELL = 2,     /* reserved: asleep in a call that also waits for the bell */
+};
+#define FL_STATE_BITS 2
+#define FL_STATE_MASK 3ull
+
+struct fl_extent {
+  _Atomic uint64_t pos;  /* first stream position that this extent describes */
+  _Atomic uint64_t koff; /* bytes of the kernel lane that come before it */
+  _Atomic uint64_t off;  /* physical offset of pos in the ring */
+};
+
+/* Flags that a sender leaves for its receiver before it says the same through the kernel lane. */
+#define FL_FLAG_FIN 1u /* the sender ended its direction in an orderly way (shutdown or close) */
+
+/* One direction. Who writes what: `word` both; the sender's line only the sender; the receiver's line only the receiver. */
+struct fl_lane {
+  _Alignas(128) _Atomic uint64_t word;
+
+  _Alignas(128) _Atomic uint32_t extent_head; /* extents ever written */
+  _Atomic uint32_t flags;
+  _Atomic int32_t tx_cpu;       /* CPU on which the sender last ran, -1 unknown */
+  _Atomic uint64_t kernel_sent; /* hint: bytes ever sent on the kernel lane */
+
+  _Alignas(128) _Atomic uint64_t tail; /* bytes ever consumed; published lazily */
+  _Atomic uint32_t extent_tail;        /* extents no longer needed */
+  _Atomic int32_t rx_cpu;              /* CPU on which the receiver last ran, -1 unknown */
+
+  struct fl_extent extents[FL_EXTENTS];
+};
+
+struct fl_segment {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t ring_size; /* bytes of each of the two rings, a power of two */
+  struct fl_lane lane[2];
+};
+
+_Static_assert(sizeof(struct fl_segment) <= FL_PAGE, "the control blocks fit one page");
+
+/* The sender's side. Private to the sending process (or to the processes of one fork family). */
+struct fl_tx {
+  struct fl_lane *lane;
+  unsigned char *ring;
+  uint64_t mask; /* ring size - 1 */
+  uint64_t head; /* bytes published */
+  uint64_t tail_seen;
+  uint64_t off;  /* physical offset of head */
+  uint64_t koff; /* koff of the extent in force */
+  uint32_t extent_head;
+  uint32_t extent_tail_seen;
+  int32_t cpu; /* last value stored in lane->tx_cpu */
+  bool pending; /* the newest extent describes position head, which is not published yet */
+  bool broken;
+};
+
+/* The receiver's side. */
+struct fl_rx {
+  struct fl_lane *lane;
+  const unsigned char *ring;
+  uint64_t mask;
+  uint64_t tail;      /* bytes consumed */
+  uint64_t tail_pub;  /* last value stored in lane->tail */
+  uint64_t head_seen; /* tail <= head_seen <= tail + size */
+  uint64_t pos, koff, off; /* the extent in force, copied */
+  uint64_t next_pos;       /* where the following extent begins, UINT64_MAX when not known */
+  uint32_t extent;         /* extents taken so far; the one in force is number extent - 1 */
+  int32_t cpu;             /* last value stored in lane->rx_cpu */
+  bool broken;
+};
+
+enum fl_tx_result {
+  FL_TX_OK,     /* all bytes are published */
+  FL_TX_FULL,   /* fewer were (perhaps none): no space, try later or use the kernel lane for the rest */
+  FL_TX_NATIVE, /* fewer were: the receiver does not look at the ring, use the kernel lane for the rest */
+  FL_TX_BROKEN, /* fewer were: the peer wrote rubbish; the ring is not to be used again */
+};
+
+enum fl_rx_result {
+  FL_RX_EMPTY,  /* nothing published that is not consumed */
+  FL_RX_RING,   /* the next bytes of the stream are in the given spans */
+  FL_RX_KERNEL, /* the next bytes of the stream are on the kernel lane: take at most `need` there first */
+  FL_RX_BROKEN, /* the peer wrote rubbish */
+};
+
+struct fl_span {
+  const unsigned char *base;
+  size_t len;
+};
+
+/* Bytes of a segment whose rings have ring_size bytes each. */
+static inline size_t fl_segment_bytes(uint32_t ring_size) { return FL_PAGE + 2 * (size_t)ring_size; }
+
+/* Is ring_size a power of two between FL_RING_MIN and FL_RING_MAX? */
+bool fl_ring_size_valid(uint64_t ring_size);
+
+/* Writes the header of a fresh, zeroed, mapped segment of fl_segment_bytes(ring_size) bytes. Both lanes are NATIVE. */
+void fl_segment_init(struct fl_segment *seg, uint32_t ring_size);
+
+/*
+ * Checks a mapped segment of `bytes` bytes that came from a peer. Returns its ring size, or 0 if it is not one that this
+ * version understands. The value is read once: the caller uses what is returned, never the field.
+ */
+uint32_t fl_segment_check(const struct fl_segment *seg, size_t bytes);
+
+/*
+ * Attaches the two private sides of one end to a mapped segment: end 0 sends on lane 0 and receives on lane 1, end 1 the
+ * other way round. The segment stays the caller's.
+ */
+void fl_attach(struct fl_segment *seg, uint32_t ring_size, int end, struct fl_tx *tx, struct fl_rx *rx);
+
+/*
+ * Publishes up to `len` bytes of the iovecs, starting `skip` bytes into them, as what follows `koff` bytes of the kernel
+ * lane. *done gets the number published (a prefix). Never blocks.
+ */
+enum fl_tx_result fl_tx_push(struct fl_tx *tx, const struct iovec *iov, size_t skip, size_t len, uint64_t koff, size_t *done);
+
+/*
+ * The same, for a caller that produces the bytes in place: fl_tx_reserve gives up to two writable spans of free space
+ * (their sum is 0 if there is none or the receiver is NATIVE); fl_tx_publish publishes the first n bytes of them.
+ */
+enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, struct iovec span[2]);
+enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n);
+
+/* Would a push of at least one byte succeed now? FL_TX_OK, FL_TX_FULL, FL_TX_NATIVE or FL_TX_BROKEN. */
+enum fl_tx_result fl_tx_space(struct fl_tx *tx);
+
+/* Bytes published and not yet known to be consumed; refreshes the tail. 0 if broken. */
+uint64_t fl_tx_unconsumed(struct fl_tx *tx);
+
+/* Leaves the kernel_sent hint, and a flag, for the receiver. */
+void fl_tx_hint(struct fl_tx *tx, uint64_t kernel_sent);
+void fl_tx_flag(struct fl_tx *tx, uint32_t flag);
+
+/*
+ * What comes next, krx bytes of the kernel lane having been consumed so far. For FL_RX_RING, span[0] and span[1] (the
+ * latter perhaps empty) are readable until fl_rx_consume; for FL_RX_KERNEL, *need is at least 1.
+ */
+enum fl_rx_result fl_rx_peek(struct fl_rx *rx, uint64_t krx, struct fl_span span[2], uint64_t *need);
+
+/* Takes n bytes, at most what the last fl_rx_peek showed. The tail is published lazily: see fl_rx_publish. */
+void fl_rx_consume(struct fl_rx *rx, size_t n);
+
+/* Makes all consumed space visible to the sender. To be called before spinning or sleeping. */
+void fl_rx_publish(struct fl_rx *rx);
+
+/* Bytes in the ring that are not consumed, whatever lies between them on the kernel lane. Refreshes the head. */
+uint64_t fl_rx_pending(struct fl_rx *rx);
+
+/* The head as published now, unchecked: to be compared with an earlier value only. [any thread] */
+static inline uint64_t fl_rx_head(const struct fl_rx *rx) {
+  /* acquire: pairs with the release of the sender's publishing CAS */
+  return atomic_load_explicit(&rx->lane->word, memory_order_acquire) >> FL_STATE_BITS;
+}
+
+/* The receiver's own state. [any thread] */
+static inline enum fl_state fl_rx_state(const struct fl_rx *rx) {
+  return (enum fl_state)(atomic_load_explicit(&rx->lane->word, memory_order_relaxed) & FL_STATE_MASK);
+}
+
+/*
+ * To NATIVE, provided that nothing was published beyond position `head` (the consumer's own tail for a sleeper that
+ * waits for any byte; the last head reported for one that waits for new ones). Returns true if the state is NATIVE and the
+ * head is that one: from here on nothing can be added to the ring until fl_rx_watch. [any thread]
+ */
+bool fl_rx_native(struct fl_rx *rx, uint64_t head);
+
+/* To NATIVE whatever the ring holds. What it holds stays readable, and comes before later kernel bytes. [any thread] */
+void fl_rx_native_always(struct fl_rx *rx);
+
+/* To WATCHING. The caller knows that no thread sleeps natively for this connection. */
+void fl_rx_watch(struct fl_rx *rx);
+
+/* Peer's FL_FLAG_* bits, and its kernel_sent hint (not to be trusted: only ever a reason to look). [any thread] */
+static inline uint32_t fl_rx_flags(const struct fl_rx *rx) {
+  /* acquire: pairs with fl_tx_flag; what the sender published before the flag is visible with it */
+  return atomic_load_explicit(&rx->lane->flags, memory_order_acquire);
+}
+static inline uint64_t fl_rx_kernel_hint(const struct fl_rx *rx) {
+  return atomic_load_explicit(&rx->lane->kernel_sent, memory_order_relaxed);
+}
+
+/* CPU on which the other end last sent (for a receiver) or received (for a sender); -1 if not known. [any thread] */
+static inline int fl_rx_peer_cpu(const struct fl_rx *rx) {
+  return atomic_load_explicit(&rx->lane->tx_cpu, memory_order_relaxed);
+}
+static inline int fl_tx_peer_cpu(const struct fl_tx *tx) {
+  return atomic_load_explicit(&tx->lane->rx_cpu, memory_order_relaxed);
+}
+/* Publishes the CPU on which this end runs; a store only when it changed. */
+static inline void fl_tx_at_cpu(struct fl_tx *tx, int cpu) {
+  if (tx->cpu != cpu) {
+    tx->cpu = cpu;
+    atomic_store_explicit(&tx->lane->tx_cpu, cpu, memory_order_relaxed);
+  }
+}
+static inline void fl_rx_at_cpu(struct fl_rx *rx, int cpu) {
+  if (rx->cpu != cpu) {
+    rx->cpu = cpu;
+    atomic_store_explicit(&rx->lane->rx_cpu, cpu, memory_order_relaxed);
+  }
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/* shmring/wait.c - see wait.h. Every figure below is explained in docs/design.md, "Waiting". */
+#include "wait.h"
+
+#include <sched.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
+
+#define KERNEL_EVERY_NS 4000u   /* while spinning, look at the kernel lane this often */
+#define PREEMPTED_NS 60000u     /* a gap between two looks longer than this: somebody else ran here */
+#define YIELDS 4u               /* on the same CPU, give it away this often before sleeping */
+#define YIELD_LATE_NS 150000u   /* a yield that took longer went to a third party */
+#define SWITCHES_EVERY_NS 1000000u
+#define BACKOFF_MIN_NS 4000000u
+#define BACKOFF_MAX_NS 256000000u
+#define SHIFT_MAX 5u
+
+/* rseq (glibc 2.35 and later): offset of struct rseq from the thread pointer, and its size, 0 if not registered. */
+extern const ptrdiff_t __rseq_offset __attribute__((weak));
+extern const unsigned int __rseq_size __attribute__((weak));
+
+/* All relaxed: hints, of which a stale value costs a microsecond at most. */
+static _Atomic uint64_t mult, inverse;   /* nanoseconds per tick and ticks per nanosecond, 32.32 fixed point */
+static _Atomic uint64_t contended_until; /* fl_now() */
+static _Atomic uint64_t backoff_ns;
+static _Atomic uint64_t switches_checked; /* fl_now() */
+static __thread long switches_seen __attribute__((tls_model("initial-exec")));
+static __thread bool switches_known __attribute__((tls_model("initial-exec")));
+
+static uint64_t monotonic_ns(void) {
+  struct timespec ts;
+
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+#if defined(__x86_64__)
+uint64_t fl_now(void) { return __rdtsc(); }
+
+static void relax(void) { _mm_pause(); }
+
+/*
+ * The rate is found by comparing the two clocks over a growing span: a rough value (from 20 us) at the first call,
+ * refined when a later call finds that a millisecond has passed. Only waiting times depend on it.
+ */
+static uint64_t rate(void) {
+  static _Atomic uint64_t tsc0, ns0, fine;
+  uint64_t m = atomic_load_explicit(&mult, memory_order_relaxed);
+
+  if (m && atomic_load_explicit(&fine, memory_order_relaxed))
+    return m;
+  uint64_t t0 = atomic_load_explicit(&tsc0, memory_order_relaxed);
+  if (!t0) {
+    uint64_t n = monotonic_ns();
+    atomic_store_explicit(&ns0, n, memory_order_relaxed);
+    atomic_store_explicit(&tsc0, t0 = __rdtsc(), memory_order_relaxed);
+    while (monotonic_ns() - n < 20000)
+      relax();
+  }
+  uint64_t ns = monotonic_ns() - atomic_load_explicit(&ns0, memory_order_relaxed), ticks = __rdtsc() - t0;
+  if (ns == 0 || ticks == 0 || ns > 1000000000000u)
+    return m ? m : 1ull << 32;
+  m = (uint64_t)(((unsigned __int128)ns << 32) / ticks);
+  atomic_store_explicit(&inverse, (uint64_t)(((unsigned __int128)ticks << 32) / ns), memory_order_relaxed);
+  atomic_store_explicit(&mult, m, memory_order_relaxed);
+  if (ns > 1000000)
+    atomic_store_explicit(&fine, 1, memory_order_relaxed);
+  return m;
+}
+uint64_t fl_ticks_to_ns(uint64_t ticks) { return (uint64_t)(((unsigned __int128)ticks * rate()) >> 32); }
+uint64_t fl_ns_to_ticks(uint64_t ns) {
+  rate();
+  return (uint64_t)(((unsigned __int128)ns * atomic_load_explicit(&inverse, memory_order_relaxed)) >> 32);
+}
+#else
+uint64_t fl_now(void) { return monotonic_ns(); }
+static void relax(void) {
+#if defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+uint64_t fl_ticks_to_ns(uint64_t ticks) { return ticks; }
+uint64_t fl_ns_to_ticks(uint64_t ns) { return ns; }
+#endif
+
+int fl_cpu(void) {
+#if defined(__x86_64__) || defined(__aarch64__)
+  if (&__rseq_size && __rseq_size) {
+    const char *tp = __builtin_thread_pointer();
+    /* struct rseq: cpu_id_start, cpu_id; the kernel keeps them up to date */
+    int cpu = *(const volatile int *)(tp + __rseq_offset + 4);
+    if (cpu >= 0)
+      return cpu;
+  }
+#endif
+  return sched_getcpu();
+}
+
+bool fl_wait_contended(void) {
+  uint64_t until = atomic_load_explicit(&contended_until, memory_order_relaxed);
+
+  return until && (int64_t)(until - fl_now()) > 0;
+}
+
+/* Somebody else wants the CPUs: no spinning for a while, longer each time that it happens again soon. */
+static void contend(uint64_t now) {
+  uint64_t ns = atomic_load_explicit(&backoff_ns, memory_order_relaxed);
+  uint64_t until = atomic_load_explicit(&contended_until, memory_order_relaxed);
+
+  bool again = until && now - until < fl_ns_to_ticks(2 * BACKOFF_MAX_NS / 8);
+  ns = again ? 2 * ns : BACKOFF_MIN_NS;
+  if (ns < BACKOFF_MIN_NS)
+    ns = BACKOFF_MIN_NS;
+  if (ns > BACKOFF_MAX_NS)
+    ns = BACKOFF_MAX_NS;
+  atomic_store_explicit(&backoff_ns, ns, memory_order_relaxed);
+  atomic_store_explicit(&contended_until, now + fl_ns_to_ticks(ns), memory_order_relaxed);
+}
+
+/* Was this thread put off its CPU against its will since the last look? Asked at most once per millisecond. */
+static void check_switches(uint64_t now) {
+  struct rusage ru;
+
+  uint64_t last = atomic_load_explicit(&switches_checked, memory_order_relaxed);
+  if (last && now - last < fl_ns_to_ticks(SWITCHES_EVERY_NS))
+    return;
+  atomic_store_explicit(&switches_checked, now, memory_order_relaxed);
+  if (syscall(SYS_getrusage, RUSAGE_THREAD, &ru) != 0)
+    return;
+  long delta = ru.ru_nivcsw - switches_seen;
+  bool known = switches_known;
+  switches_seen = ru.ru_nivcsw;
+  switches_known = true;
+  /* one switch now and then is the kernel's own housekeeping; more than one per two milliseconds is not */
+  if (known && delta > 1 && (uint64_t)delta * 2 * SWITCHES_EVERY_NS > fl_ticks_to_ns(now - last))
+    contend(now);
+}
+
+void fl_wait_begin(struct fl_wait *w, struct fl_wait_hist *hist, int peer_cpu, uint64_t spin_ns) {
+  *w = (struct fl_wait){.hist = hist, .peer_cpu = peer_cpu};
+  if (spin_ns == 0) {
+    w->none = true;
+    return;
+  }
+  w->begin = w->last = fl_now();
+  check_switches(w->begin);
+  if (fl_wait_contended()) {
+    w->none = true;
+    return;
+  }
+  w->same_cpu = peer_cpu >= 0 && peer_cpu == fl_cpu();
+  if (!w->same_cpu && hist->skips) {
+    hist->skips--;
+    w->none = true;
+    return;
+  }
+  w->deadline = w->begin + fl_ns_to_ticks(spin_ns >> hist->budget_shift);
+  w->kernel_at = w->begin + fl_ns_to_ticks(KERNEL_EVERY_NS);
+}
+
+enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
+  if (w->none)
+    return FL_WAIT_SLEEP;
+
+  if (w->same_cpu) {
+    if (w->yields++ >= YIELDS)
+      return FL_WAIT_SLEEP;
+    sched_yield();
+    uint64_t now = fl_now();
+    if (now - w->last > fl_ns_to_ticks(YIELD_LATE_NS)) {
+      contend(now);
+      w->none = true; /* one more look, then sleep */
+    }
+    w->last = now;
+    return FL_WAIT_AGAIN;
+  }
+
+  relax();
+  uint64_t now = fl_now();
+  if (now - w->last > fl_ns_to_ticks(PREEMPTED_NS)) {
+    contend(now);
+    w->none = true;
+    return FL_WAIT_AGAIN;
+  }
+  w->last = now;
+  if ((int64_t)(now - w->deadline) >= 0) {
+    w->none = true;
+    return FL_WAIT_AGAIN;
+  }
+  if ((int64_t)(now - w->kernel_at) >= 0) {
+    w->kernel_at = now + fl_ns_to_ticks(KERNEL_EVERY_NS);
+    return FL_WAIT_KERNEL;
+  }
+  return FL_WAIT_AGAIN;
+}
+
+void fl_wait_end(struct fl_wait *w, bool found) {
+  struct fl_wait_hist *h = w->hist;
+
+  if (w->begin == 0 || w->deadline == 0 || w->same_cpu)
+    return;
+  if (found) {
+    h->budget_shift = 0;
+    h->skips = 0;
+  } else if (h->budget_shift < SHIFT_MAX) {
+    h->budget_shift++;
+  } else {
+    h->skips = 15;
+  }
+}

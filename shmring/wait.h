@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * shmring/wait.h - how to wait for the other end before sleeping: spin, yield, or not at all.
+ *
+ * The caller owns the loop and the condition; this decides what to do between two looks:
+ *
+ *     struct fl_wait w;
+ *     for (fl_wait_begin(&w, hist, peer_cpu, spin_ns);;) {
+ *       if (condition) { fl_wait_end(&w, true); break; }
+ *       switch (fl_wait_step(&w)) {
+ *       case FL_WAIT_AGAIN: continue;
+ *       case FL_WAIT_KERNEL: look at the kernel with a zero timeout; continue;
+ *       case FL_WAIT_SLEEP: fl_wait_end(&w, false); sleep natively;
+ *       }
+ *     }
+ *
+ * Policy. Peer on another CPU: spin up to a budget that follows what spinning has brought lately, and not at all while
+ * the CPUs are wanted by others. Same CPU: give it the CPU a few times (sched_yield), unless yields come back late, which
+ * means that somebody else took it. Then sleep.
+ *
+ * Threads: a struct fl_wait belongs to one wait. A struct fl_wait_hist may be shared by threads: its fields are hints.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Outcome of recent waits of one kind (a connection, an epoll set). Zero is a fresh one. */
+struct fl_wait_hist {
+  uint32_t budget_shift; /* the budget is spin_ns >> budget_shift */
+  uint32_t skips;        /* waits to pass without spinning before spinning is tried again */
+};
+
+enum fl_wait_verdict {
+  FL_WAIT_AGAIN,  /* look again now */
+  FL_WAIT_KERNEL, /* look again, and also at the kernel lane */
+  FL_WAIT_SLEEP,  /* waited long enough */
+};
+
+struct fl_wait {
+  struct fl_wait_hist *hist;
+  uint64_t begin, last, deadline, kernel_at; /* fl_now() units */
+  uint32_t yields;
+  int peer_cpu;
+  bool same_cpu;
+  bool none; /* do not wait at all */
+};
+
+/* A cheap monotonic clock, in its own units, and its rate. Source: the time-stamp counter, calibrated once. [any thread] */
+uint64_t fl_now(void);
+uint64_t fl_ns_to_ticks(uint64_t ns);
+uint64_t fl_ticks_to_ns(uint64_t ticks);
+
+/* CPU on which the caller runs: rseq's cpu_id where glibc registered it, else getcpu. [any thread] */
+int fl_cpu(void);
+
+/* True while spinning is known to hurt: this process lost the CPU to others a moment ago. [any thread] */
+bool fl_wait_contended(void);
+
+/* spin_ns 0 means never to spin; peer_cpu -1 means unknown, which counts as another CPU. */
+void fl_wait_begin(struct fl_wait *w, struct fl_wait_hist *hist, int peer_cpu, uint64_t spin_ns);
+enum fl_wait_verdict fl_wait_step(struct fl_wait *w);
+void fl_wait_end(struct fl_wait *w, bool found);
