@@ -88,6 +88,9 @@ class Child:
     def output(self):
         return Path(self.out_path).read_text(errors="replace")
 
+    def errors(self):
+        return Path(self.err_path).read_text(errors="replace")
+
     def failure(self, what):
         return PointFailed(f"{self.name}: {what}: {_tail(self.err_path) or _tail(self.out_path)}".rstrip(": "))
 

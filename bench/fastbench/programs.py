@@ -142,6 +142,8 @@ def pgbench(point, clients=8):
                "-c", "fsync=off", "-c", "autovacuum=off", "-c", "ssl=off"]
     point.server(postgres_program("postgres"), "-D", point.bench.postgres_data, *options, user="postgres",
                  stop_signal=signal.SIGINT, listening=[port, f"{sockets}/.s.PGSQL.{port}"])
+    # It listens before it has finished starting up, and refuses clients until then.
+    point.server_child.wait_until(lambda: "ready to accept connections" in point.server_child.errors(), "ready")
     host = sockets if point.unix else "127.0.0.1"
     out = point.client(postgres_program("pgbench"), "-h", host, "-p", port, "-n", "-S", "-c", clients,
                        "-j", 2, "-T", whole_seconds(point), "postgres", user="postgres")
