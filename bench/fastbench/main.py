@@ -25,7 +25,8 @@ def arguments():
     parser = argparse.ArgumentParser(prog="bench/run", description=(
         "Measures programs on TCP, on AF_UNIX and with fastlocal, side by side, and writes docs/performance.md."),
         epilog="Programs measured, as Debian packages: redis-server redis-tools nginx-light wrk "
-               "apache2-utils memcached postgresql iperf3 sockperf; gnuplot-nox for the plots. What is missing is skipped, and said to be.")
+               "apache2-utils memcached postgresql iperf3 sockperf; gnuplot-nox for the plots. What is missing is "
+               "skipped, and said to be.")
     parser.add_argument("--quick", action="store_true", help="three short rounds: a few minutes")
     parser.add_argument("--rounds", type=int, help="rounds (5; quick: 3)")
     parser.add_argument("--seconds", type=float,
