@@ -70,7 +70,7 @@ scaled() { echo $(($1 * SCALE)); }
 # --- the library ---------------------------------------------------------------------------------------------------
 
 mode() { MODE=$1; }
-option() { OPTIONS+=("$@"); } # NAME=VALUE...
+options() { OPTIONS=("$@"); } # NAME=VALUE...: instead of those given before
 
 has_library() { # client|server: does this end have it in the current mode?
   [[ -n $LIBRARY && ($MODE == both || $MODE == "$1") ]]
@@ -83,17 +83,23 @@ as_user() { # NAME: programs started from now on run as this user
   ((EUID == 0)) || skip "needs root to run as $1"
   AS=(setpriv --reuid="$1" --regid="$(id -g "$1")" --init-groups)
 }
+as_self() { AS=(); }
+
+# client|server|nobody: sets SETTINGS to what this end's environment gets in the current mode, as words for `env`.
+settings_of() {
+  SETTINGS=()
+  ! has_library "$1" || SETTINGS=("LD_PRELOAD=$LIBRARY" "FASTLOCAL_STATS=$STATS" "${OPTIONS[@]}")
+}
 
 # --- running programs ----------------------------------------------------------------------------------------------
 
 # exec in place: `timeout` is the direct child, the program is its child. Signals that a background shell command would
 # ignore get their defaults back. fd 3 is bats' own.
 launch() { # END CMD...
-  local end=$1 settings=()
+  settings_of "$1"
   shift
-  ! has_library "$end" || settings=("LD_PRELOAD=$LIBRARY" "FASTLOCAL_STATS=$STATS" "${OPTIONS[@]}")
   cd "$T" || return
-  exec timeout -k 5 "$LIMIT" "${AS[@]}" env --default-signal=INT,QUIT "${settings[@]}" "$@" 3>&-
+  exec timeout -k 5 "$LIMIT" "${AS[@]}" env --default-signal=INT,QUIT "${SETTINGS[@]}" "$@" 3>&-
 }
 
 client() { (launch client "$@"); }
@@ -153,6 +159,22 @@ free_port() {
     [[ -n $(ss -Htan "sport = :$port or dport = :$port") ]] || break
   done
   echo "$port"
+}
+
+# What the library leaves in a process, beyond its table of connections: shared segments, and their descriptors.
+segments() { # PID...
+  local pid
+  for pid in "$@"; do
+    grep -h '/memfd:fastlocal (deleted)' "/proc/$pid/maps" || true
+    find "/proc/$pid/fd" -lname '/memfd:fastlocal*' -printf 'descriptor %p -> %l\n'
+  done
+}
+
+# Names of rendezvous in which this port takes part.
+rendezvous() { # PORT
+  local hex
+  printf -v hex %04x "$1"
+  grep -iE "@fastlocal/.*$hex(-|\$)" /proc/net/unix || true
 }
 
 # --- data ----------------------------------------------------------------------------------------------------------
