@@ -11,7 +11,6 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <string.h>
 #include <time.h>
 
 #include "registry/sys.h"
@@ -62,24 +61,20 @@ static bool is_internet_socket(int fd) {
 
 /* ---- what a line consists of ---- */
 
-size_t fl_log_program(char *name, size_t size) {
-  char path[PATH_MAX];
-  long n = fl_syscall6(__NR_readlinkat, AT_FDCWD, (long)"/proc/self/exe", (long)path, sizeof(path) - 1, 0, 0);
-  const char *base = program_invocation_short_name;
+/*
+ * The name as the program was called, copied early: servers overwrite argv with their status. Not /proc/self/exe, which
+ * knows no symbolic links (Debian's redis-server is one, to redis-check-rdb).
+ */
+static char program_name[64];
 
-  /* The file's name and not argv[0], which servers overwrite with their status. */
-  if (n > 0) {
-    static const char deleted[] = " (deleted)";
-    size_t len = (size_t)n, tail = sizeof(deleted) - 1;
+__attribute__((constructor)) static void remember_program(void) {
+  if (program_name[0] == '\0' && program_invocation_short_name)
+    snprintf(program_name, sizeof(program_name), "%s", program_invocation_short_name);
+}
 
-    if (len > tail && memcmp(path + len - tail, deleted, tail) == 0)
-      len -= tail;
-    path[len] = '\0';
-    base = strrchr(path, '/');
-    base = base ? base + 1 : path;
-  }
-  n = snprintf(name, size, "%s", base ? base : "");
-  return n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
+const char *fl_log_program(void) {
+  remember_program(); /* in case that another library's constructor brought us here before our own */
+  return program_name;
 }
 
 /* UTC, as 2026-01-31T12:34:56.789Z. Not gmtime_r, which takes a lock. */
@@ -126,13 +121,12 @@ static bool expand_name(const char *pattern, char *out, size_t size) {
 }
 
 __attribute__((format(printf, 2, 0))) static void write_line(const char *level, const char *format, va_list args) {
-  char line[LINE_MAX_LEN], when[80], program[64], file[PATH_MAX];
+  char line[LINE_MAX_LEN], when[80], file[PATH_MAX];
   int n, m;
   size_t len, text;
 
   format_time(when, sizeof(when));
-  fl_log_program(program, sizeof(program));
-  n = snprintf(line, sizeof(line), "%s %s[%d] fastlocal %s: ", when, program, own_pid(), level);
+  n = snprintf(line, sizeof(line), "%s %s[%d] fastlocal %s: ", when, fl_log_program(), own_pid(), level);
   if (n < 0)
     return;
   text = (size_t)n;

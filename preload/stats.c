@@ -143,7 +143,7 @@ static int format_lanes(char *out, size_t size, const char *name, const struct s
 }
 
 static void append_totals(void) {
-  char program[256], quoted[512], tx[256], rx[256], line[1280];
+  char quoted[512], tx[256], rx[256], line[1280];
   struct sum sum = {0};
   uint64_t connections = atomic_load_explicit(&totals.connections, memory_order_relaxed), any = connections;
   int n;
@@ -156,8 +156,7 @@ static void append_totals(void) {
   if (any == 0)
     return; /* a shell's little helper: nothing to say */
 
-  fl_log_program(program, sizeof(program));
-  fl_stats_quote(quoted, sizeof(quoted), program);
+  fl_stats_quote(quoted, sizeof(quoted), fl_log_program());
   format_lanes(tx, sizeof(tx), "tx", &sum, TX_RING, TX_KERNEL);
   format_lanes(rx, sizeof(rx), "rx", &sum, RX_RING, RX_KERNEL);
   n = snprintf(line, sizeof(line), "{\"pid\":%d,\"program\":%s,\"connections\":%llu,\"paired\":%llu,%s,%s}\n", fl_pid(),

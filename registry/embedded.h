@@ -58,7 +58,7 @@ int fl_tuple_of(int fd, struct fl_tuple *t);
  * says that no process has it yet (not accepted), and then the uid means nothing. -ENOENT: no such socket here, the
  * peer is on another host, in another namespace, or closed; -EXDEV: the socket belongs to another namespace than the
  * calling thread; -EOPNOTSUPP: sock_diag does not even show t's own socket (a kernel without tcp_diag, or a connection
- * that was just reset); other -errno: sock_diag is refused.
+ * that has just ended); other -errno: sock_diag is refused.
  */
 int fl_peer_lookup(const struct fl_tuple *t, uid_t *uid, uint64_t *inode);
 

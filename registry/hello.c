@@ -10,21 +10,7 @@
 #define MFD_NOEXEC_SEAL 0x0008u
 #endif
 
-#define HELLO_MAGIC 0x6f6c6c65686c66ull /* "flhello" */
-#define HELLO_VERSION 1u
 #define HELLO_FDS 4 /* room for descriptors; exactly one may come */
-
-/* As the sender sees the connection: its own end is "local". The layout is the same for every process of a host. */
-struct hello {
-  uint64_t magic;
-  uint32_t version;
-  uint32_t ring_size;
-  uint64_t local_cookie, remote_cookie;
-  struct in6_addr local, remote;
-  uint16_t local_port, remote_port; /* network byte order */
-  uint32_t zero;
-};
-_Static_assert(sizeof(struct hello) == 72, "no padding: the struct is sent as it is");
 
 union control {
   struct cmsghdr align;
@@ -81,11 +67,12 @@ int fl_segment_create(uint32_t ring_size, struct fl_pairing *out) {
   return rc;
 }
 
-int fl_hello_send(int fd, const struct fl_rdv *r, int memfd) {
+void fl_hello_fill(struct fl_hello *h, const struct fl_rdv *r) {
   const struct fl_tuple *t = &r->tuple;
-  struct hello h = {
-      .magic = HELLO_MAGIC,
-      .version = HELLO_VERSION,
+
+  *h = (struct fl_hello){
+      .magic = FL_HELLO_MAGIC,
+      .version = FL_HELLO_VERSION,
       .ring_size = r->ring_size,
       .local_cookie = t->cookie,
       .remote_cookie = r->peer_cookie,
@@ -94,6 +81,10 @@ int fl_hello_send(int fd, const struct fl_rdv *r, int memfd) {
       .local_port = t->local_port,
       .remote_port = t->remote_port,
   };
+}
+
+int fl_hello_send(int fd, const struct fl_rdv *r, int memfd) {
+  struct fl_hello h;
   union control control = {0};
   struct iovec iov = {.iov_base = &h, .iov_len = sizeof(h)};
   struct msghdr msg = {
@@ -101,6 +92,7 @@ int fl_hello_send(int fd, const struct fl_rdv *r, int memfd) {
   struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
   ssize_t n;
 
+  fl_hello_fill(&h, r);
   c->cmsg_level = SOL_SOCKET;
   c->cmsg_type = SCM_RIGHTS;
   c->cmsg_len = CMSG_LEN(sizeof(int));
@@ -125,7 +117,7 @@ static int take_fds(struct msghdr *msg, int fds[HELLO_FDS]) {
 }
 
 /* One message, with the descriptors that came with it, however wrong it is. 0 or -errno. */
-static int receive_message(int fd, struct hello *h, int fds[HELLO_FDS], int *count) {
+static int receive_message(int fd, struct fl_hello *h, int fds[HELLO_FDS], int *count) {
   union control control;
   struct iovec iov = {.iov_base = h, .iov_len = sizeof(*h)};
   struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
@@ -145,12 +137,12 @@ static int receive_message(int fd, struct hello *h, int fds[HELLO_FDS], int *cou
   return 0;
 }
 
-static int check_hello(const struct hello *h, const struct fl_rdv *r) {
+static int check_hello(const struct fl_hello *h, const struct fl_rdv *r) {
   const struct fl_tuple *t = &r->tuple;
 
-  if (h->magic != HELLO_MAGIC || h->zero != 0)
+  if (h->magic != FL_HELLO_MAGIC || h->zero != 0)
     return -EBADMSG;
-  if (h->version != HELLO_VERSION)
+  if (h->version != FL_HELLO_VERSION)
     return -EPROTO;
   if (!fl_ring_size_valid(h->ring_size))
     return -EBADMSG;
@@ -190,7 +182,7 @@ static int open_segment(int memfd, uint32_t ring_size, struct fl_pairing *out) {
 }
 
 int fl_hello_receive(int fd, const struct fl_rdv *r, struct fl_pairing *out) {
-  struct hello h = {0};
+  struct fl_hello h = {0};
   int fds[HELLO_FDS], count;
   int rc = receive_message(fd, &h, fds, &count);
 

@@ -7,6 +7,24 @@
 
 #include "registry/embedded.h"
 
+#define FL_HELLO_MAGIC 0x6f6c6c65686c66ull /* "flhello" */
+#define FL_HELLO_VERSION 1u
+
+/* As the sender sees the connection: its own end is "local". The layout is the same for every process of a host. */
+struct fl_hello {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t ring_size;
+  uint64_t local_cookie, remote_cookie;
+  struct in6_addr local, remote;
+  uint16_t local_port, remote_port; /* network byte order */
+  uint32_t zero;
+};
+_Static_assert(sizeof(struct fl_hello) == 72, "no padding: the struct is sent as it is");
+
+/* What r's side has to say. */
+void fl_hello_fill(struct fl_hello *h, const struct fl_rdv *r);
+
 /* Creates a sealed memfd with an initialised segment, and maps it. Returns the memfd, which is the caller's to close as
  * out->seg is to unmap; or -errno. */
 int fl_segment_create(uint32_t ring_size, struct fl_pairing *out);
@@ -14,7 +32,7 @@ int fl_segment_create(uint32_t ring_size, struct fl_pairing *out);
 /* Unmaps and forgets. */
 void fl_pairing_drop(struct fl_pairing *p);
 
-/* Sends the message of r's side with the memfd. 0 or -errno. */
+/* Sends that, with the memfd. 0 or -errno. */
 int fl_hello_send(int fd, const struct fl_rdv *r, int memfd);
 
 /*

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
@@ -70,6 +71,14 @@ static inline int fl_sys_connect(int fd, const void *addr, socklen_t len) {
 }
 
 static inline int fl_sys_accept4(int fd, int flags) { return (int)fl_syscall6(__NR_accept4, fd, 0, 0, flags, 0, 0); }
+
+/* Is there something to accept or to read? 1, 0, or -errno. Never waits. */
+static inline int fl_sys_readable(int fd) {
+  struct pollfd p = {.fd = fd, .events = POLLIN};
+  long zero[2] = {0, 0}; /* the kernel's timespec */
+
+  return (int)fl_syscall6(__NR_ppoll, (long)&p, 1, (long)zero, 0, 0, 0);
+}
 
 static inline int fl_sys_getsockname(int fd, void *addr, socklen_t *len) {
   return (int)fl_syscall6(__NR_getsockname, fd, (long)addr, (long)len, 0, 0, 0);

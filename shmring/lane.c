@@ -302,7 +302,9 @@ enum fl_rx_result fl_rx_peek(struct fl_rx *rx, uint64_t krx, struct fl_span span
 
 void fl_rx_consume(struct fl_rx *rx, size_t n) {
   rx->tail += n;
-  if (rx->tail - rx->tail_pub >= (rx->mask + 1) / 8)
+  /* in the midst of a batch the sender need not know at once; an empty ring it must know of, to tell a reader that died
+   * with bytes unread from one that had read them all */
+  if (rx->tail == rx->head_seen || rx->tail - rx->tail_pub >= (rx->mask + 1) / 8)
     fl_rx_publish(rx);
 }
 

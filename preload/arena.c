@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/* preload/arena.c - the descriptor table, the shared arena of connections, and what this process knows of itself. */
+#include "arena.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "arena_alloc.h"
+#include "conn.h"
+#include "log.h"
+#include "process.h"
+#include "registry/sys.h"
+
+#define FDS_MAX (1u << 20)
+
+_Atomic uintptr_t *fl_fds;
+unsigned fl_fds_size;
+
+static struct fl_arena *arena;
+static struct fl_conn *conns;
+static struct fl_local *locals; /* same index */
+
+/* A page that the kernel gives to a child of fork as zeros, whoever called fork or clone. */
+struct self {
+  int32_t pid; /* 0: this is a child that has not noticed yet */
+};
+static struct self *self;
+static int32_t self_pid; /* copy that survives the wipe: the parent's, until the child refreshes it */
+static FL_TLS int32_t tid;
+static FL_TLS int32_t tid_of_pid; /* the process that tid was read in */
+
+/* ---- process ---- */
+
+int32_t fl_tid(void) {
+  if (FL_UNLIKELY(tid_of_pid != self_pid)) {
+    tid = fl_sys_gettid();
+    tid_of_pid = self_pid;
+  }
+  return tid;
+}
+
+int32_t fl_pid(void) {
+  fl_process_check();
+  return self_pid;
+}
+
+void fl_process_check(void) {
+  if (FL_LIKELY(!self || self->pid != 0))
+    return;
+  fl_process_forked_child(false);
+}
+
+void fl_arena_forked_child(void) {
+  self_pid = fl_sys_getpid();
+  if (self)
+    self->pid = self_pid;
+  fl_arena_alloc_forked_child();
+}
+
+bool fl_in_vfork_child(void) {
+  /* A vfork child shares our memory, so the wiped page does not tell; only the kernel does. */
+  return self_pid && self && self->pid == self_pid && fl_sys_getpid() != self_pid;
+}
+
+static bool table_init(void) {
+  struct rlimit rl;
+  unsigned n = FDS_MAX;
+
+  if (fl_syscall6(__NR_prlimit64, 0, RLIMIT_NOFILE, 0, (long)&rl, 0, 0) == 0 && rl.rlim_max < FDS_MAX)
+    n = (unsigned)rl.rlim_max < 64 ? 64 : (unsigned)rl.rlim_max;
+  _Atomic uintptr_t *fds = fl_sys_map_private(n * sizeof *fds);
+  if (!fds)
+    return false;
+  fl_fds = fds;
+  fl_fds_size = n;
+  return true;
+}
+
+static bool arena_map(void) {
+  void *at = NULL;
+  int fd = fl_sys_memfd_create(FL_ARENA_NAME, MFD_CLOEXEC);
+
+  if (fd < 0)
+    return false;
+  bool ok = fl_sys_ftruncate(fd, FL_ARENA_BYTES) == 0 && fl_sys_map_shared(fd, FL_ARENA_BYTES, &at) == 0;
+  fl_sys_close(fd);
+  if (!ok)
+    return false;
+  arena = at;
+  conns = (struct fl_conn *)((char *)at + FL_ARENA_CONN_OFFSET);
+  arena->version = FL_ARENA_VERSION;
+  arena->conn_size = sizeof(struct fl_conn);
+  arena->conn_offset = FL_ARENA_CONN_OFFSET;
+  arena->conn_count = FL_CONNS;
+  atomic_thread_fence(memory_order_release);
+  arena->magic = FL_ARENA_MAGIC;
+  return true;
+}
+
+bool fl_process_init(void) {
+  self_pid = fl_sys_getpid();
+  locals = fl_sys_map_private(FL_CONNS * sizeof *locals);
+  self = fl_sys_map_private(4096);
+  if (!locals || !self || !arena_map() || !fl_arena_alloc_init(arena)) {
+    fl_log(FL_LOG_ERROR, "no memory for the connection table: everything stays on TCP");
+    return false;
+  }
+  if (fl_syscall6(__NR_madvise, (long)self, 4096, MADV_WIPEONFORK, 0, 0, 0) != 0)
+    return false;
+  self->pid = self_pid;
+  return table_init(); /* last: from here on connections are followed */
+}
+
+uintptr_t fl_fds_set(int fd, uintptr_t entry) {
+  if ((unsigned)fd >= fl_fds_size)
+    return 0;
+  /* acq_rel: pairs with the acquire in fl_entry, and with the former writer of this entry */
+  return atomic_exchange_explicit(&fl_fds[fd], entry, memory_order_acq_rel);
+}
+
+/* ---- locks ---- */
+
+enum fl_locked fl_lock_slow(fl_lock_t *lock, int32_t me) {
+  uint64_t begin = fl_now(), second = fl_ns_to_ticks(1000000000u);
+
+  for (unsigned n = 1;; n++) {
+    int32_t owner = 0;
+    /* acquire: pairs with the release in fl_unlock */
+    if (atomic_compare_exchange_strong_explicit(lock, &owner, me, memory_order_acquire, memory_order_relaxed))
+      return FL_LOCKED;
+    if (owner == me)
+      return FL_REENTERED;
+    if (n < 100) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+      continue;
+    }
+    fl_syscall6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
+    if (n % 64 == 0 && fl_sys_tkill(owner, 0) == -ESRCH) {
+      /* the owner died inside; what it left is as an interrupted call leaves it */
+      if (atomic_compare_exchange_strong_explicit(lock, &owner, me, memory_order_acquire, memory_order_relaxed))
+        return FL_LOCKED;
+    }
+    if (fl_now() - begin > second)
+      return FL_REENTERED;
+  }
+}
+
+/* ---- slots ---- */
+
+struct fl_conn *fl_arena_conn(uint32_t i) { return &conns[i]; }
+uint32_t fl_arena_index(const struct fl_conn *c) { return (uint32_t)(c - conns); }
+struct fl_local *fl_local_of(const struct fl_conn *c) { return &locals[c - conns]; }
+uint32_t fl_arena_high(void) {
+  return arena ? atomic_load_explicit(&arena->used_high, memory_order_acquire) : 0;
+}

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT */
+/* preload/conn.c - connections of this process: from connect or accept to the last close. */
+#include "conn.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "arena_alloc.h"
+#include "epoll.h"
+#include "log.h"
+#include "registry/sys.h"
+#include "stats.h"
+
+const char *fl_reason_text(unsigned reason) {
+  static const char *const texts[] = {
+#define X(name, text) text,
+      FL_REASONS(X)
+#undef X
+  };
+  return reason < sizeof texts / sizeof texts[0] ? texts[reason] : "?";
+}
+
+void fl_conn_each(void (*f)(struct fl_conn *c, struct fl_local *l, void *arg), void *arg) {
+  uint32_t n = fl_arena_high();
+
+  for (uint32_t i = 0; i < n; i++) {
+    struct fl_conn *c = fl_arena_conn(i);
+    struct fl_local *l = fl_local_of(c);
+    if (atomic_load_explicit(&l->nfds, memory_order_acquire) > 0)
+      f(c, l, arg);
+  }
+}
+
+/* ---- holders ---- */
+
+void fl_conn_holder_add(struct fl_conn *c, int32_t pid) {
+  for (int i = 0; i < FL_HOLDERS; i++) {
+    int32_t none = 0;
+    /* relaxed: the count below orders */
+    if (atomic_compare_exchange_strong_explicit(&c->holder[i], &none, pid, memory_order_relaxed, memory_order_relaxed))
+      break;
+  }
+  /* A holder that found no place is counted all the same: it can then never be purged, which means TCP, which is right.
+   * acq_rel: pairs with the acquire in fl_conn_usable. */
+  atomic_fetch_add_explicit(&c->nholders, 1, memory_order_acq_rel);
+}
+
+void fl_conn_holder_drop(struct fl_conn *c, int32_t pid) {
+  for (int i = 0; i < FL_HOLDERS; i++) {
+    int32_t expected = pid;
+    if (atomic_compare_exchange_strong_explicit(&c->holder[i], &expected, 0, memory_order_relaxed, memory_order_relaxed)) {
+      /* acq_rel: what the process that leaves did to the cursors is visible to the one that stays */
+      atomic_fetch_sub_explicit(&c->nholders, 1, memory_order_acq_rel);
+      return;
+    }
+  }
+}
+
+bool fl_conn_holders_purge(struct fl_conn *c) {
+  for (int i = 0; i < FL_HOLDERS; i++) {
+    int32_t pid = atomic_load_explicit(&c->holder[i], memory_order_relaxed);
+    if (pid > 0 && pid != fl_pid() && fl_sys_kill(pid, 0) == -ESRCH)
+      fl_conn_holder_drop(c, pid);
+  }
+  return atomic_load_explicit(&c->nholders, memory_order_acquire) == 1;
+}
+
+/* ---- life ---- */
+
+void fl_conn_open(int fd, bool nonblock) {
+  if (!fl_fds || (unsigned)fd >= fl_fds_size)
+    return;
+  if (fl_entry(fd))
+    fl_conn_forget(fd, false); /* closed behind our back */
+  if (fl_in_vfork_child())
+    return;
+
+  struct fl_conn *c = fl_arena_alloc();
+  if (!c)
+    return;
+  struct fl_local *l = fl_local_of(c);
+  *l = (struct fl_local){.nfds = 1, .rdv = {.fd = -1}};
+  atomic_store_explicit(&c->nonblock, nonblock, memory_order_relaxed);
+  atomic_store_explicit(&c->reason, FL_WHY_YOUNG, memory_order_relaxed);
+  atomic_store_explicit(&c->fd_hint, fd, memory_order_relaxed);
+  fl_conn_holder_add(c, fl_pid());
+  fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
+  fl_stats_conn_opened();
+}
+
+void fl_conn_share(struct fl_conn *c, int fd) {
+  if (fl_entry(fd))
+    fl_conn_forget(fd, false);
+  if ((unsigned)fd >= fl_fds_size) {
+    fl_conn_pin(c, FL_WHY_PASSED); /* a number that the table does not reach */
+    return;
+  }
+  atomic_fetch_add_explicit(&fl_local_of(c)->nfds, 1, memory_order_relaxed);
+  fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
+}
+
+/* The slot may be used again if no other thread is inside. */
+void fl_conn_put(struct fl_conn *c) {
+  if (!atomic_load_explicit(&c->closed, memory_order_acquire) || atomic_load_explicit(&c->rx_sleepers, memory_order_acquire) > 0 ||
+      atomic_load_explicit(&c->tx_busy, memory_order_acquire) > 0)
+    return;
+  fl_arena_free(c);
+}
+
+/* TCP answers a close with unread bytes by a reset; the kernel must be told when the unread bytes are in the ring. */
+static void reset_on_close(int fd) {
+  struct linger now = {.l_onoff = 1, .l_linger = 0};
+
+  fl_sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+}
+
+/* The last descriptor of this process goes. */
+static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closing) {
+  bool tx = fl_lock(&c->tx_lock) == FL_LOCKED, rx = fl_lock(&c->rx_lock) == FL_LOCKED;
+  bool sole = atomic_load_explicit(&c->nholders, memory_order_acquire) == 1 || fl_conn_holders_purge(c);
+
+  fl_pair_abandon(c, l);
+  if (l->has_parked) {
+    l->has_parked = false;
+    fl_sys_munmap(l->parked.seg, l->parked.bytes);
+  }
+  struct fl_segment *seg = l->seg;
+  l->seg = NULL;
+  if (fl_conn_paired(c)) {
+    fl_rx_native_always(&c->rx);
+    if (sole) {
+      if (closing && (fl_rx_pending(&c->rx) > 0 || c->reset))
+        reset_on_close(fd);
+      if (!c->tx.broken)
+        fl_tx_flag(&c->tx, FL_FLAG_FIN);
+    }
+  }
+  if (sole) {
+    fl_stats_conn_closed(c);
+    atomic_store_explicit(&c->phase, FL_SETTLED, memory_order_release);
+    atomic_store_explicit(&c->closed, 1, memory_order_release);
+  }
+  if (rx)
+    fl_unlock(&c->rx_lock);
+  if (tx)
+    fl_unlock(&c->tx_lock);
+  if (seg)
+    fl_sys_munmap(seg, l->seg_bytes);
+  fl_conn_holder_drop(c, fl_pid());
+  if (sole)
+    fl_conn_put(c);
+}
+
+void fl_conn_forget(int fd, bool closing) {
+  if (fl_in_vfork_child())
+    return;
+  uintptr_t e = fl_fds_set(fd, 0);
+  if (!e)
+    return;
+  if ((e & FL_TAG_MASK) == FL_TAG_EPOLL) {
+    fl_epoll_forget((struct fl_epoll *)(e & ~(uintptr_t)FL_TAG_MASK), fd);
+    return;
+  }
+  if ((e & FL_TAG_MASK) != FL_TAG_CONN)
+    return;
+  struct fl_conn *c = (struct fl_conn *)e;
+  struct fl_local *l = fl_local_of(c);
+  int left = atomic_fetch_sub_explicit(&l->nfds, 1, memory_order_acq_rel) - 1;
+  if (left > 0) {
+    /* The kernel keeps an epoll registration alive while a dup of its descriptor is open, and can no longer be told to
+     * delete it: keep the item as well, it goes with the last descriptor. */
+    return;
+  }
+  fl_epoll_conn_gone(c, l);
+  conn_last(c, l, fd, closing);
+}
+
+/* ---- lanes ---- */
+
+void fl_conn_native(struct fl_conn *c) {
+  if (fl_conn_paired(c))
+    fl_rx_native_always(&c->rx);
+}
+
+void fl_conn_pin(struct fl_conn *c, enum fl_reason why) {
+  uint8_t none = 0;
+
+  /* acq_rel: whoever sees the pin (fl_conn_usable) uses the ring no more */
+  if (!atomic_compare_exchange_strong_explicit(&c->pin, &none, (uint8_t)why, memory_order_acq_rel, memory_order_relaxed))
+    return;
+  fl_log(FL_LOG_INFO, "connection %u pinned to TCP: %s", fl_arena_index(c), fl_reason_text(why));
+  fl_conn_native(c);
+}
+
+void fl_conn_watch(struct fl_conn *c) {
+  struct fl_local *l = fl_local_of(c);
+
+  if (fl_rx_state(&c->rx) == FL_WATCHING)
+    return;
+  if (!fl_conn_usable(c) || c->rx.broken || atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst) > 0)
+    return;
+  fl_epoll_watch(c, l);
+  /*
+   * seq_cst, both here and in the places that set pin or nholders before fl_conn_native: whoever comes second sees the
+   * other. A pin that this thread missed above will be followed by its own change to NATIVE, one that came before is seen here.
+   */
+  atomic_thread_fence(memory_order_seq_cst);
+  if (!fl_conn_usable(c))
+    fl_rx_native_always(&c->rx);
+}

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload/conn.h - connections, the descriptor table, and the locks.
+ *
+ * A connection has two parts. `struct fl_conn` lies in memory that a fork family shares (a MAP_SHARED arena), because the
+ * cursors, the byte counts and the question who holds the descriptor belong to the open file description and not to a
+ * process. `struct fl_local` is what only this process knows: how many of its descriptors refer to it, where the segment
+ * is mapped, which epoll sets hold it.
+ *
+ * The descriptor table is an array of tagged words indexed by descriptor and read without a lock. An entry may be stale
+ * by the time that it is used, so whoever takes a connection's lock checks again that the descriptor still means it
+ * (fl_tx_enter, fl_rx_enter); the memory itself is type-stable.
+ *
+ * Lock order: epoll set -> tx -> rx -> registration list; epoll sets by address. Never held across a call that can block,
+ * or that is a cancellation point.
+ */
+#pragma once
+
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "registry/embedded.h"
+#include "shmring/lane.h"
+#include "shmring/wait.h"
+
+#define FL_LIKELY(x) __builtin_expect(!!(x), 1)
+#define FL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define FL_TLS __thread __attribute__((tls_model("initial-exec")))
+#define FL_HOLDERS 8
+#define FL_CONNS 65536u
+#define FL_CONN_CHUNK 32u
+
+/* How far the search for the other end has come. */
+enum fl_phase {
+  FL_FRESH,   /* counting messages; nothing was tried */
+  FL_SEEKING, /* a rendezvous is open, or will be tried again */
+  FL_PAIRED,  /* the segment is mapped */
+  FL_SETTLED, /* on TCP for good: reason says why */
+};
+
+/* Why a connection is on TCP, declared once: name, the words that a user reads. */
+#define FL_REASONS(X) \
+  X(NONE, "") \
+  X(YOUNG, "too few messages yet") \
+  X(WAITING, "waiting for the other end") \
+  X(NO_PEER, "the other end does not answer (no library there?)") \
+  X(REMOTE, "the other end is not in this network namespace") \
+  X(REFUSED, "the other end's identity or message is not right") \
+  X(ERROR, "the system refused a resource") \
+  X(PORTS, "excluded by FASTLOCAL_PORTS") \
+  X(TRANSPORT, "FASTLOCAL_TRANSPORT does not allow shared memory") \
+  X(COUNTS, "bytes passed outside of the library") \
+  X(NOT_TCP, "not a TCP connection") \
+  X(BUSY, "too many rendezvous at once") \
+  X(SHARED, "held by more than one process") \
+  X(STDIO, "used through stdio or dprintf") \
+  X(OPTION, "a socket option needs the kernel") \
+  X(OOB, "urgent data") \
+  X(SHUT_RD, "shut down for reading") \
+  X(SPLICE, "used with splice") \
+  X(PASSED, "passed to another process or program") \
+  X(NESTED, "in a nested or polled epoll set") \
+  X(RUBBISH, "the other end wrote rubbish into the shared page") \
+  X(LOCK, "a signal handler jumped out of a call")
+
+enum fl_reason {
+#define X(name, text) FL_WHY_##name,
+  FL_REASONS(X)
+#undef X
+};
+
+const char *fl_reason_text(unsigned reason);
+
+/* Owner's thread id, 0 when free. A dead owner's lock can be taken over. */
+typedef _Atomic int32_t fl_lock_t;
+
+struct fl_count {
+  _Atomic uint64_t bytes, messages; /* written by one thread at a time, read by anybody: relaxed */
+};
+
+struct fl_conn {
+  _Atomic uint32_t used; /* 0 free; else the generation, odd */
+  _Atomic uint8_t phase; /* enum fl_phase */
+  _Atomic uint8_t reason;
+  _Atomic uint8_t pin;      /* enum fl_reason: on the kernel lane for ever, 0 if not */
+  _Atomic uint8_t nonblock; /* O_NONBLOCK as far as seen: a hint for whether to spin */
+  _Atomic uint8_t nodelay, cork; /* TCP_NODELAY and TCP_CORK as the application sees them; valid once paired */
+  _Atomic uint8_t reset;    /* the ring showed rubbish: reads fail with ECONNRESET */
+  _Atomic uint8_t checked;  /* known to be TCP */
+  _Atomic uint8_t shut_wr;
+  _Atomic uint8_t closed;   /* this family's last descriptor is gone; the slot waits for threads that are still inside */
+  _Atomic int32_t fd_hint; /* some descriptor of it in the process that opened it: for people and `fastlocal stat` only */
+  _Atomic int32_t holder[FL_HOLDERS]; /* pids of the processes that hold a descriptor, 0 free; -1 unknown holder */
+  _Atomic int32_t nholders;
+  struct fl_tuple tuple; /* valid from FL_SEEKING on */
+  uint32_t generation;
+
+  /* sending: under tx_lock */
+  _Alignas(128) fl_lock_t tx_lock;
+  _Atomic int32_t tx_busy; /* threads inside a native send that may block */
+  _Atomic uint64_t ktx;    /* bytes ever sent on the kernel lane */
+  uint64_t alive_at;       /* fl_now(): when the peer was last seen not to be dead */
+  struct fl_tx tx;
+  struct fl_count tx_ring, tx_kernel;
+  struct fl_wait_hist tx_hist;
+
+  /* receiving: under rx_lock */
+  _Alignas(128) fl_lock_t rx_lock;
+  _Atomic int32_t rx_sleepers; /* threads inside a native call that waits for, or receives from, this connection */
+  _Atomic uint64_t krx;        /* bytes ever received on the kernel lane */
+  _Atomic uint32_t rx_gen;     /* bumped by every receive: shows an interrupted one that it must look again */
+  struct fl_rx rx;
+  struct fl_count rx_ring, rx_kernel;
+  struct fl_wait_hist rx_hist;
+};
+
+struct fl_epoll;
+struct fl_item; /* epoll.c: one registration of a connection in one epoll set of this process */
+
+/* This process's part of a connection: same index as in the arena. */
+struct fl_local {
+  _Atomic int32_t nfds;
+  _Atomic bool polled;       /* seen in poll or select: a nonblocking receiver comes back through a hooked wait */
+  fl_lock_t reg_lock;
+  struct fl_item *items;     /* under reg_lock */
+  struct fl_segment *seg;
+  size_t seg_bytes;
+  struct fl_rdv rdv;         /* under tx_lock and rx_lock */
+  bool rdv_open;
+  uint32_t ops;              /* messages seen while not paired */
+  uint64_t bytes;            /* and their bytes */
+  uint32_t next_look;        /* ops at which the rendezvous is looked at again */
+  uint32_t looks, starts;
+  struct fl_pairing parked;  /* a segment that waits for a moment in which the counts can be compared */
+  bool has_parked;
+};
+
+struct fl_arena; /* arena.c */
+
+/* ---- the descriptor table ---- */
+
+enum fl_tag { FL_TAG_CONN = 0, FL_TAG_EPOLL = 1, FL_TAG_PRIVATE = 2, FL_TAG_MASK = 3 };
+
+extern _Atomic uintptr_t *fl_fds; /* NULL until initialised or when disabled */
+extern unsigned fl_fds_size;      /* 0 then */
+
+static inline uintptr_t fl_entry(int fd) {
+  if (FL_UNLIKELY((unsigned)fd >= fl_fds_size))
+    return 0;
+  /* acquire: pairs with the release in fl_fds_set; what the entry points to is initialised */
+  return atomic_load_explicit(&fl_fds[fd], memory_order_acquire);
+}
+
+static inline struct fl_conn *fl_conn_of(int fd) {
+  uintptr_t e = fl_entry(fd);
+  return FL_LIKELY(e == 0) || (e & FL_TAG_MASK) != FL_TAG_CONN ? NULL : (struct fl_conn *)e;
+}
+
+static inline struct fl_epoll *fl_epoll_of(int fd) {
+  uintptr_t e = fl_entry(fd);
+  return (e & FL_TAG_MASK) != FL_TAG_EPOLL ? NULL : (struct fl_epoll *)(e & ~(uintptr_t)FL_TAG_MASK);
+}
+
+/* Sets an entry and returns the former one. fd outside of the table: nothing is stored. */
+uintptr_t fl_fds_set(int fd, uintptr_t entry);
+
+/* ---- process ---- */
+
+int32_t fl_tid(void);             /* this thread, cached */
+int32_t fl_pid(void);             /* this process, cached; right after fork and clone */
+bool fl_in_vfork_child(void);     /* a child that shares our memory is running: change nothing */
+bool fl_process_init(void);       /* table and arena; false: no memory, pass everything through */
+void fl_process_check(void);      /* finds a fork that no handler saw; cheap */
+
+/* ---- locks ---- */
+
+/* FL_LOCKED; FL_REENTERED: this very thread holds it (a signal handler interrupted the holder, or jumped out), or its holder
+ * has not come back for a second: go on without it, on the kernel lane, and do not unlock. */
+enum fl_locked { FL_LOCKED, FL_REENTERED };
+enum fl_locked fl_lock_slow(fl_lock_t *lock, int32_t tid);
+
+static inline enum fl_locked fl_lock(fl_lock_t *lock) {
+  int32_t tid = fl_tid(), expected = 0;
+  /* acquire: pairs with the release in fl_unlock */
+  if (FL_LIKELY(atomic_compare_exchange_strong_explicit(lock, &expected, tid, memory_order_acquire, memory_order_relaxed)))
+    return FL_LOCKED;
+  return fl_lock_slow(lock, tid);
+}
+static inline void fl_unlock(fl_lock_t *lock) {
+  /* release: pairs with the acquire in fl_lock */
+  atomic_store_explicit(lock, 0, memory_order_release);
+}
+
+/* ---- connections (conn.c) ---- */
+
+struct fl_local *fl_local_of(const struct fl_conn *c);
+
+/* Begins to follow fd, which a successful connect or accept just gave. Replaces what the table held. `nonblock` as known. */
+void fl_conn_open(int fd, bool nonblock);
+
+/* Another descriptor for the same connection (dup), or the end of one (close). The kernel call is the caller's. */
+void fl_conn_share(struct fl_conn *c, int fd);
+void fl_conn_forget(int fd, bool closing);
+
+/* A thread has come back from a native call on a connection that was closed meanwhile. */
+void fl_conn_put(struct fl_conn *c);
+
+/* The connection must stay on the kernel lane for ever; leftover ring bytes stay readable through the hooks. */
+void fl_conn_pin(struct fl_conn *c, enum fl_reason why);
+
+/* May this process use the rings of c now? (paired, not pinned, the only holder) */
+static inline bool fl_conn_usable(const struct fl_conn *c) {
+  return atomic_load_explicit(&c->phase, memory_order_acquire) == FL_PAIRED &&
+         atomic_load_explicit(&c->pin, memory_order_relaxed) == 0 &&
+         atomic_load_explicit(&c->nholders, memory_order_acquire) == 1;
+}
+static inline bool fl_conn_paired(const struct fl_conn *c) {
+  /* acquire: pairs with the release in pair.c; the attached sides are visible */
+  return atomic_load_explicit(&c->phase, memory_order_acquire) == FL_PAIRED;
+}
+
+/* Holders across a fork. */
+void fl_conn_holder_add(struct fl_conn *c, int32_t pid);
+void fl_conn_holder_drop(struct fl_conn *c, int32_t pid);
+/* Drops holders that are dead; true if only this process is left. */
+bool fl_conn_holders_purge(struct fl_conn *c);
+
+/* Calls f for every connection of which this process holds a descriptor. */
+void fl_conn_each(void (*f)(struct fl_conn *c, struct fl_local *l, void *arg), void *arg);
+
+/* Puts the receiving direction to NATIVE, or lets it watch if nothing forbids it. rx_lock held for the latter. */
+void fl_conn_native(struct fl_conn *c);
+void fl_conn_watch(struct fl_conn *c);
+
+/* ---- pairing (pair.c) ---- */
+
+/* Counts a message of n bytes on a connection that is not paired, and takes the next step towards pairing when it is due.
+ * Called without locks. Never blocks; errno is left alone. */
+void fl_pair_tick(struct fl_conn *c, int fd, size_t n);
+/* Both locks held: gives up a rendezvous. */
+void fl_pair_abandon(struct fl_conn *c, struct fl_local *l);
+
+/* ---- small helpers ---- */
+
+static inline void fl_count_add(struct fl_count *k, uint64_t bytes) {
+  atomic_store_explicit(&k->bytes, atomic_load_explicit(&k->bytes, memory_order_relaxed) + bytes, memory_order_relaxed);
+  atomic_store_explicit(&k->messages, atomic_load_explicit(&k->messages, memory_order_relaxed) + 1, memory_order_relaxed);
+}

@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload/fd_hooks.c - the exported functions that make, copy, change and close descriptors.
+ */
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "epoll.h"
+#include "export.h"
+#include "io.h"
+#include "real.h"
+#include "registry/sys.h"
+
+#ifndef SO_TIMESTAMP_NEW
+#define SO_TIMESTAMP_NEW 63
+#define SO_TIMESTAMPNS_NEW 64
+#define SO_TIMESTAMPING_NEW 65
+#endif
+
+/* ---- new descriptors ---- */
+
+/* A number that libc just gave for something else cannot be what the table says of it: it was closed unseen. */
+static void fresh(int fd) {
+  if (fd >= 0 && FL_UNLIKELY(fl_entry(fd) != 0)) {
+    int saved = errno;
+    fl_conn_forget(fd, false);
+    errno = saved;
+  }
+}
+
+FL_EXPORT int socket(int domain, int type, int protocol) {
+  int fd = REAL(socket)(domain, type, protocol);
+
+  fresh(fd);
+  return fd;
+}
+
+static bool inet(const struct sockaddr *addr, socklen_t len) {
+  return addr && len >= sizeof addr->sa_family && (addr->sa_family == AF_INET || addr->sa_family == AF_INET6);
+}
+
+/* Whether it is TCP is asked when pairing is due; a datagram socket that is connected costs a table entry until then. */
+static void opened(int fd, int nonblock) {
+  int saved = errno, type = 0;
+  socklen_t len = sizeof type;
+
+  if (fl_fds && (unsigned)fd < fl_fds_size && fl_sys_getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_STREAM) {
+    if (nonblock < 0) {
+      int fl = fl_sys_fcntl(fd, F_GETFL, 0);
+      nonblock = fl >= 0 && (fl & O_NONBLOCK);
+    }
+    fl_conn_open(fd, nonblock);
+  }
+  errno = saved;
+}
+
+FL_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_UNLIKELY(c != NULL) && addr && len >= sizeof addr->sa_family && addr->sa_family == AF_UNSPEC) {
+    int r = REAL(connect)(fd, addr, len); /* dissolves the connection */
+    if (r == 0)
+      fl_conn_forget(fd, false);
+    return r;
+  }
+  int r = REAL(connect)(fd, addr, len);
+  if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && !c && fl_fds && inet(addr, len))
+    opened(fd, -1);
+  return r;
+}
+
+static int accepted(int fd, int listener, int nonblock) {
+  (void)listener;
+  if (fd < 0 || !fl_fds)
+    return fd;
+  fresh(fd);
+  int saved = errno, domain = 0;
+  socklen_t len = sizeof domain;
+  if (fl_sys_getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && (domain == AF_INET || domain == AF_INET6))
+    opened(fd, nonblock);
+  errno = saved;
+  return fd;
+}
+
+FL_EXPORT int accept(int fd, struct sockaddr *restrict addr, socklen_t *restrict len) {
+  return accepted(REAL(accept)(fd, addr, len), fd, 0);
+}
+
+FL_EXPORT int accept4(int fd, struct sockaddr *restrict addr, socklen_t *restrict len, int flags) {
+  return accepted(REAL(accept4)(fd, addr, len, flags), fd, !!(flags & SOCK_NONBLOCK));
+}
+
+/* ---- copies ---- */
+
+static void duplicate(int old, int new) {
+  uintptr_t e = fl_entry(old);
+
+  if (new < 0 || new == old || (!e && !fl_entry(new)))
+    return;
+  int saved = errno;
+  if (fl_in_vfork_child()) {
+    /* the child of a vfork has a table of its own in the kernel, but not here */
+  } else if (!e || (e & FL_TAG_MASK) == FL_TAG_PRIVATE) {
+    fresh(new);
+  } else if ((e & FL_TAG_MASK) == FL_TAG_EPOLL) {
+    fl_epoll_share(fl_epoll_of(old), new);
+  } else {
+    fl_conn_share(fl_conn_of(old), new);
+  }
+  errno = saved;
+}
+
+FL_EXPORT int dup(int fd) {
+  int new = REAL(dup)(fd);
+
+  duplicate(fd, new);
+  return new;
+}
+
+/* What `new` was is closed by the kernel in the same step: what its ring holds must be dealt with before. */
+static void replaced(int old, int new) {
+  if (old != new && fl_entry(new) && fl_sys_fcntl(old, F_GETFD, 0) >= 0) {
+    int saved = errno;
+    fl_conn_forget(new, true);
+    errno = saved;
+  }
+}
+
+FL_EXPORT int dup2(int old, int new) {
+  replaced(old, new);
+  int r = REAL(dup2)(old, new);
+  if (r >= 0)
+    duplicate(old, r);
+  return r;
+}
+
+FL_EXPORT int dup3(int old, int new, int flags) {
+  if ((flags & ~O_CLOEXEC) == 0)
+    replaced(old, new);
+  int r = REAL(dup3)(old, new, flags);
+  if (r >= 0)
+    duplicate(old, r);
+  return r;
+}
+
+/* ---- closing ---- */
+
+static bool private_fd(int fd) { return FL_UNLIKELY(fl_entry(fd) == FL_TAG_PRIVATE); }
+
+FL_EXPORT int close(int fd) {
+  if (FL_UNLIKELY(fl_entry(fd) != 0)) {
+    if (private_fd(fd)) { /* not the application's: as if it were not open */
+      errno = EBADF;
+      return -1;
+    }
+    int saved = errno;
+    fl_conn_forget(fd, true);
+    errno = saved;
+  }
+  return REAL(close)(fd);
+}
+
+/* fclose closes the descriptor without passing through close(). */
+FL_EXPORT int fclose(FILE *f) {
+  int fd = f ? fileno(f) : -1;
+
+  if (fd >= 0 && FL_UNLIKELY(fl_entry(fd) != 0)) {
+    fflush(f);
+    fl_conn_forget(fd, true);
+  }
+  return REAL(fclose)(f);
+}
+
+static void forget_range(unsigned first, unsigned last) {
+  if (!fl_fds_size)
+    return;
+  if (last >= fl_fds_size)
+    last = fl_fds_size - 1;
+  int saved = errno;
+  for (unsigned fd = first; fd <= last; fd++)
+    if (fl_entry((int)fd) && fl_entry((int)fd) != FL_TAG_PRIVATE)
+      fl_conn_forget((int)fd, true);
+  errno = saved;
+}
+
+/* Private descriptors go with the rest: a rendezvous is lost, which costs a try. Its owner sees the empty entry. */
+static void drop_private(unsigned first, unsigned last) {
+  for (unsigned fd = first; fd <= last && fd < fl_fds_size; fd++)
+    if (fl_entry((int)fd) == FL_TAG_PRIVATE)
+      fl_fds_set((int)fd, 0);
+}
+
+FL_EXPORT int close_range(unsigned first, unsigned last, int flags) {
+  if (fl_fds_size && first <= last && flags == 0 && !fl_in_vfork_child()) {
+    forget_range(first, last);
+    drop_private(first, last);
+  }
+  return REAL(close_range)(first, last, flags);
+}
+
+FL_EXPORT void closefrom(int first) {
+  if (fl_fds_size && !fl_in_vfork_child()) {
+    unsigned from = first < 0 ? 0 : (unsigned)first;
+    forget_range(from, UINT_MAX);
+    drop_private(from, UINT_MAX);
+  }
+  REAL(closefrom)(first);
+}
+
+/* ---- stdio on a connection: its reads and writes pass through no symbol ---- */
+
+static void stdio(int fd) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_UNLIKELY(c != NULL))
+    fl_conn_pin(c, FL_WHY_STDIO);
+}
+
+FL_EXPORT FILE *fdopen(int fd, const char *mode) {
+  stdio(fd);
+  return REAL(fdopen)(fd, mode);
+}
+
+FL_EXPORT int vdprintf(int fd, const char *restrict format, va_list ap) {
+  stdio(fd);
+  return REAL(vdprintf)(fd, format, ap);
+}
+
+FL_EXPORT int dprintf(int fd, const char *restrict format, ...) {
+  va_list ap;
+
+  stdio(fd);
+  va_start(ap, format);
+  int r = REAL(vdprintf)(fd, format, ap);
+  va_end(ap);
+  return r;
+}
+
+FL_EXPORT int __vdprintf_chk(int fd, int flag, const char *restrict format, va_list ap) {
+  stdio(fd);
+  return REAL(__vdprintf_chk)(fd, flag, format, ap);
+}
+
+FL_EXPORT int __dprintf_chk(int fd, int flag, const char *restrict format, ...) {
+  va_list ap;
+
+  stdio(fd);
+  va_start(ap, format);
+  int r = REAL(__vdprintf_chk)(fd, flag, format, ap);
+  va_end(ap);
+  return r;
+}
+
+/* ---- flags and options ---- */
+
+static void flags_set(int fd, int flags) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (!c)
+    return;
+  atomic_store_explicit(&c->nonblock, !!(flags & O_NONBLOCK), memory_order_relaxed);
+  if (flags & O_ASYNC)
+    fl_conn_pin(c, FL_WHY_OPTION);
+}
+
+static int after_fcntl(int fd, int cmd, long arg, int r) {
+  if (r < 0 || FL_LIKELY(!fl_entry(fd)))
+    return r;
+  if (cmd == F_SETFL)
+    flags_set(fd, (int)arg);
+  else if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)
+    duplicate(fd, r);
+  return r;
+}
+
+FL_EXPORT int fcntl(int fd, int cmd, ...) {
+  va_list ap;
+
+  va_start(ap, cmd);
+  void *arg = va_arg(ap, void *);
+  va_end(ap);
+  return after_fcntl(fd, cmd, (long)arg, REAL(fcntl)(fd, cmd, arg));
+}
+
+FL_EXPORT int fcntl64(int fd, int cmd, ...) {
+  va_list ap;
+
+  va_start(ap, cmd);
+  void *arg = va_arg(ap, void *);
+  va_end(ap);
+  return after_fcntl(fd, cmd, (long)arg, REAL(fcntl64)(fd, cmd, arg));
+}
+
+FL_EXPORT int ioctl(int fd, unsigned long request, ...) {
+  va_list ap;
+
+  va_start(ap, request);
+  void *arg = va_arg(ap, void *);
+  va_end(ap);
+  int r = REAL(ioctl)(fd, request, arg);
+  struct fl_conn *c = fl_conn_of(fd);
+  if (FL_LIKELY(!c) || r < 0)
+    return r;
+  if (request == FIONBIO) {
+    atomic_store_explicit(&c->nonblock, *(int *)arg != 0, memory_order_relaxed);
+  } else if (request == FIOASYNC) {
+    if (*(int *)arg)
+      fl_conn_pin(c, FL_WHY_OPTION);
+  } else if (request == FIONREAD && fl_conn_paired(c)) {
+    *(int *)arg += (int)fl_rx_pending(&c->rx);
+  } else if (request == TIOCOUTQ && fl_conn_paired(c) && fl_lock(&c->tx_lock) == FL_LOCKED) {
+    *(int *)arg += (int)fl_tx_unconsumed(&c->tx);
+    fl_unlock(&c->tx_lock);
+  }
+  return r;
+}
+
+/* Options that only the kernel's own path can honour. */
+static bool option_pins(int level, int name, const void *value, socklen_t len) {
+  int v = value && len >= sizeof v ? *(const int *)value : value && len > 0 ? *(const unsigned char *)value : 0;
+
+  if (level == SOL_SOCKET)
+    switch (name) {
+    case SO_RCVLOWAT:
+      return v > 1;
+    case SO_ZEROCOPY:
+    case SO_TIMESTAMP:
+    case SO_TIMESTAMPNS:
+    case SO_TIMESTAMPING:
+    case SO_TIMESTAMP_NEW:
+    case SO_TIMESTAMPNS_NEW:
+    case SO_TIMESTAMPING_NEW:
+    case SO_OOBINLINE:
+      return v != 0;
+    }
+  if (level == IPPROTO_TCP)
+    switch (name) {
+    case TCP_ULP:
+      return true;
+    case TCP_REPAIR:
+    case TCP_INQ:
+      return v != 0;
+    }
+  return false;
+}
+
+/* Once paired, TCP_NODELAY is on and TCP_CORK off in the kernel; the application's values are kept here. */
+static _Atomic uint8_t *virtual_option(struct fl_conn *c, int level, int name) {
+  if (!c || level != IPPROTO_TCP || !fl_conn_paired(c))
+    return NULL;
+  return name == TCP_NODELAY ? &c->nodelay : name == TCP_CORK ? &c->cork : NULL;
+}
+
+FL_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t len) {
+  struct fl_conn *c = fl_conn_of(fd);
+  _Atomic uint8_t *kept = virtual_option(c, level, name);
+
+  if (FL_UNLIKELY(kept != NULL) && len >= sizeof(int) && fl_addr_plausible(value, sizeof(int))) {
+    atomic_store_explicit(kept, *(const int *)value != 0, memory_order_relaxed);
+    return 0;
+  }
+  int r = REAL(setsockopt)(fd, level, name, value, len);
+  if (FL_UNLIKELY(c != NULL) && r == 0 && option_pins(level, name, value, len))
+    fl_conn_pin(c, FL_WHY_OPTION);
+  return r;
+}
+
+FL_EXPORT int getsockopt(int fd, int level, int name, void *restrict value, socklen_t *restrict len) {
+  struct fl_conn *c = fl_conn_of(fd);
+  int r = REAL(getsockopt)(fd, level, name, value, len);
+
+  if (FL_LIKELY(!c) || r != 0)
+    return r;
+  _Atomic uint8_t *kept = virtual_option(c, level, name);
+  if (kept) {
+    int v = atomic_load_explicit(kept, memory_order_relaxed);
+    memcpy(value, &v, *len < sizeof v ? *len : sizeof v);
+  }
+  return r;
+}
+
+FL_EXPORT int shutdown(int fd, int how) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_UNLIKELY(c != NULL)) {
+    int saved = errno;
+    if (how == SHUT_RD || how == SHUT_RDWR)
+      fl_conn_pin(c, FL_WHY_SHUT_RD);
+    if ((how == SHUT_WR || how == SHUT_RDWR) && fl_lock(&c->tx_lock) == FL_LOCKED) {
+      /* what was sent before is published; nothing may follow in the ring */
+      atomic_store_explicit(&c->shut_wr, 1, memory_order_relaxed);
+      if (fl_conn_paired(c) && !c->tx.broken)
+        fl_tx_flag(&c->tx, FL_FLAG_FIN);
+      fl_unlock(&c->tx_lock);
+    }
+    errno = saved;
+  }
+  return REAL(shutdown)(fd, how);
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* preload/init.c - start and end of the library in a process. When anything is missing everything passes through. */
+#include <errno.h>
+
+#include "conn.h"
+#include "log.h"
+#include "options.h"
+#include "process.h"
+#include "real.h"
+
+__attribute__((constructor)) static void init(void) {
+  char err[256];
+  int saved = errno;
+
+  fl_real_init();
+  if (fl_options_load(err, sizeof err) != 0)
+    fl_log_bad_value(err);
+  else if (!fl_options.disable && fl_process_init())
+    fl_process_hooks_init();
+  errno = saved;
+}
+
+__attribute__((destructor)) static void fini(void) {
+  if (fl_fds)
+    fl_process_exit();
+}

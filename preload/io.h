@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload/io.h - sending and receiving on a followed connection, whatever the call was.
+ *
+ * Each exported function describes its call in a struct fl_io and gives the function that makes exactly that call
+ * natively; fl_send and fl_recv choose the lane. Both return what the application is to see, with errno set on -1.
+ */
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "conn.h"
+
+struct fl_io {
+  ssize_t (*native)(int fd, const struct fl_io *io); /* makes the application's own call; a cancellation point */
+  const struct iovec *iov;
+  int iovcnt;
+  size_t len; /* sum of the iovecs */
+  int flags;  /* MSG_* */
+  struct msghdr *msg;     /* of recvmsg and sendmsg, else NULL */
+  struct sockaddr *addr;  /* of recvfrom, else NULL */
+  socklen_t *addrlen;
+  const struct sockaddr *to; /* of sendto */
+  socklen_t tolen;
+  size_t limit;           /* size of the buffer for the fortified calls */
+  bool plain;             /* read, readv, write, writev: a length of 0 returns 0 at once */
+};
+
+ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io);
+ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io);
+
+/* Sends n bytes that lie in a file (sendfile). Returns false if the kernel is to do it: the caller then makes the native
+ * call between fl_send_begin and fl_send_end. */
+bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ssize_t *result);
+
+/* A native call that sends: between them the ring is not used for sending. `hint` bytes may be sent at most. */
+void fl_send_begin(struct fl_conn *c, size_t hint);
+void fl_send_end(struct fl_conn *c, ssize_t sent);
+
+/*
+ * Readiness for poll, select and epoll. fl_rx_ready: are ring bytes next in the stream (so that a read would not block)?
+ * `seen` (for edge-triggered waiters; else NULL) is the head last reported: only newer bytes count, and *seen is advanced
+ * when they do.
+ */
+bool fl_rx_ready(struct fl_conn *c, uint64_t *seen);
+
+/* Sum of the lengths, or -1 if it overflows or there are too many (the kernel then says so itself). */
+ssize_t fl_iov_len(const struct iovec *iov, int n);
+
+/* May the buffer be touched at all? Cheap test that catches NULL, small and non-canonical addresses. */
+static inline bool fl_addr_plausible(const void *p, size_t n) {
+  uintptr_t a = (uintptr_t)p;
+  return n == 0 || (a >= 4096 && a + n > a && a + n <= (uintptr_t)1 << 56);
+}

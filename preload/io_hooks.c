@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload/io_hooks.c - the exported functions that send and receive. Each asks the table whether the descriptor is a
+ * followed connection; if not, that look-up is all that it costs.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "export.h"
+#include "io.h"
+#include "options.h"
+#include "real.h"
+#include "registry/sys.h"
+
+/* ---- receiving ---- */
+
+static ssize_t native_read(int fd, const struct fl_io *io) { return REAL(read)(fd, io->iov->iov_base, io->len); }
+static ssize_t native_readv(int fd, const struct fl_io *io) { return REAL(readv)(fd, io->iov, io->iovcnt); }
+static ssize_t native_recv(int fd, const struct fl_io *io) { return REAL(recv)(fd, io->iov->iov_base, io->len, io->flags); }
+static ssize_t native_recvfrom(int fd, const struct fl_io *io) {
+  return REAL(recvfrom)(fd, io->iov->iov_base, io->len, io->flags, io->addr, io->addrlen);
+}
+static ssize_t native_recvmsg(int fd, const struct fl_io *io) { return REAL(recvmsg)(fd, io->msg, io->flags); }
+
+FL_EXPORT ssize_t read(int fd, void *buf, size_t n) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, n))
+    return REAL(read)(fd, buf, n);
+  struct iovec iov = {buf, n};
+  struct fl_io io = {.native = native_read, .iov = &iov, .iovcnt = 1, .len = n, .plain = true};
+  return fl_recv(c, fd, &io);
+}
+
+FL_EXPORT ssize_t __read_chk(int fd, void *buf, size_t n, size_t size) {
+  if (FL_LIKELY(!fl_conn_of(fd)) || n > size)
+    return REAL(__read_chk)(fd, buf, n, size); /* too long: libc aborts */
+  return read(fd, buf, n);
+}
+
+FL_EXPORT ssize_t readv(int fd, const struct iovec *iov, int cnt) {
+  struct fl_conn *c = fl_conn_of(fd);
+  ssize_t len;
+
+  if (FL_LIKELY(!c) || (len = fl_iov_len(iov, cnt)) < 0)
+    return REAL(readv)(fd, iov, cnt);
+  struct fl_io io = {.native = native_readv, .iov = iov, .iovcnt = cnt, .len = (size_t)len, .plain = true};
+  return fl_recv(c, fd, &io);
+}
+
+FL_EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int cnt, off_t offset, int flags) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_UNLIKELY(c != NULL) && offset == -1) /* reads from a socket like readv, with flags that we do not follow */
+    fl_conn_pin(c, FL_WHY_OPTION);
+  return REAL(preadv2)(fd, iov, cnt, offset, flags);
+}
+
+FL_EXPORT ssize_t recv(int fd, void *buf, size_t n, int flags) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, flags & MSG_TRUNC ? 0 : n))
+    return REAL(recv)(fd, buf, n, flags);
+  struct iovec iov = {buf, n};
+  struct fl_io io = {.native = native_recv, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags};
+  return fl_recv(c, fd, &io);
+}
+
+FL_EXPORT ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags) {
+  if (FL_LIKELY(!fl_conn_of(fd)) || n > size)
+    return REAL(__recv_chk)(fd, buf, n, size, flags);
+  return recv(fd, buf, n, flags);
+}
+
+FL_EXPORT ssize_t recvfrom(int fd, void *restrict buf, size_t n, int flags, struct sockaddr *restrict addr,
+                           socklen_t *restrict addrlen) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, flags & MSG_TRUNC ? 0 : n))
+    return REAL(recvfrom)(fd, buf, n, flags, addr, addrlen);
+  struct iovec iov = {buf, n};
+  struct fl_io io = {.native = native_recvfrom, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags, .addr = addr,
+                     .addrlen = addrlen};
+  return fl_recv(c, fd, &io);
+}
+
+FL_EXPORT ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t n, size_t size, int flags, struct sockaddr *restrict addr,
+                                 socklen_t *restrict addrlen) {
+  if (FL_LIKELY(!fl_conn_of(fd)) || n > size)
+    return REAL(__recvfrom_chk)(fd, buf, n, size, flags, addr, addrlen);
+  return recvfrom(fd, buf, n, flags, addr, addrlen);
+}
+
+FL_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags) {
+  struct fl_conn *c = fl_conn_of(fd);
+  ssize_t len;
+
+  if (FL_LIKELY(!c) || !fl_addr_plausible(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
+      (len = fl_iov_len(msg->msg_iov, (int)msg->msg_iovlen)) < 0)
+    return REAL(recvmsg)(fd, msg, flags);
+  struct fl_io io = {.native = native_recvmsg, .iov = msg->msg_iov, .iovcnt = (int)msg->msg_iovlen, .len = (size_t)len,
+                     .flags = flags, .msg = msg};
+  return fl_recv(c, fd, &io);
+}
+
+/* One message at a time, as the kernel does; its timeout, too, is looked at only between messages. */
+FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struct timespec *timeout) {
+  struct fl_conn *c = fl_conn_of(fd);
+  unsigned done = 0;
+
+  if (FL_LIKELY(!c) || timeout || n == 0 || n > IOV_MAX || !fl_addr_plausible(vec, n * sizeof *vec)) {
+    if (c)
+      fl_conn_pin(c, FL_WHY_OPTION);
+    return REAL(recvmmsg)(fd, vec, n, flags, timeout);
+  }
+  while (done < n) {
+    ssize_t got = recvmsg(fd, &vec[done].msg_hdr, flags & ~MSG_WAITFORONE);
+    if (got < 0)
+      break;
+    vec[done++].msg_len = (unsigned)got;
+    if (got == 0)
+      break;
+    if (flags & MSG_WAITFORONE)
+      flags |= MSG_DONTWAIT;
+  }
+  return done ? (int)done : -1;
+}
+
+/* ---- sending ---- */
+
+static ssize_t native_write(int fd, const struct fl_io *io) { return REAL(write)(fd, io->iov->iov_base, io->len); }
+static ssize_t native_writev(int fd, const struct fl_io *io) { return REAL(writev)(fd, io->iov, io->iovcnt); }
+static ssize_t native_send(int fd, const struct fl_io *io) { return REAL(send)(fd, io->iov->iov_base, io->len, io->flags); }
+static ssize_t native_sendto(int fd, const struct fl_io *io) {
+  return REAL(sendto)(fd, io->iov->iov_base, io->len, io->flags, io->to, io->tolen);
+}
+static ssize_t native_sendmsg(int fd, const struct fl_io *io) { return REAL(sendmsg)(fd, io->msg, io->flags); }
+
+FL_EXPORT ssize_t write(int fd, const void *buf, size_t n) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, n))
+    return REAL(write)(fd, buf, n);
+  struct iovec iov = {(void *)buf, n};
+  struct fl_io io = {.native = native_write, .iov = &iov, .iovcnt = 1, .len = n, .plain = true};
+  return fl_send(c, fd, &io);
+}
+
+FL_EXPORT ssize_t writev(int fd, const struct iovec *iov, int cnt) {
+  struct fl_conn *c = fl_conn_of(fd);
+  ssize_t len;
+
+  if (FL_LIKELY(!c) || (len = fl_iov_len(iov, cnt)) < 0)
+    return REAL(writev)(fd, iov, cnt);
+  struct fl_io io = {.native = native_writev, .iov = iov, .iovcnt = cnt, .len = (size_t)len, .plain = true};
+  return fl_send(c, fd, &io);
+}
+
+FL_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int cnt, off_t offset, int flags) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_UNLIKELY(c != NULL) && offset == -1)
+    fl_conn_pin(c, FL_WHY_OPTION);
+  return REAL(pwritev2)(fd, iov, cnt, offset, flags);
+}
+
+FL_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, n))
+    return REAL(send)(fd, buf, n, flags);
+  struct iovec iov = {(void *)buf, n};
+  struct fl_io io = {.native = native_send, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags};
+  return fl_send(c, fd, &io);
+}
+
+FL_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *to, socklen_t tolen) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, n))
+    return REAL(sendto)(fd, buf, n, flags, to, tolen);
+  struct iovec iov = {(void *)buf, n};
+  struct fl_io io = {.native = native_sendto, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags, .to = to, .tolen = tolen};
+  return fl_send(c, fd, &io);
+}
+
+FL_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags) {
+  struct fl_conn *c = fl_conn_of(fd);
+  ssize_t len;
+
+  if (FL_LIKELY(!c) || !fl_addr_plausible(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
+      (len = fl_iov_len(msg->msg_iov, (int)msg->msg_iovlen)) < 0)
+    return REAL(sendmsg)(fd, msg, flags);
+  struct fl_io io = {.native = native_sendmsg, .iov = msg->msg_iov, .iovcnt = (int)msg->msg_iovlen, .len = (size_t)len,
+                     .flags = flags, .msg = (struct msghdr *)msg};
+  return fl_send(c, fd, &io);
+}
+
+FL_EXPORT int sendmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags) {
+  struct fl_conn *c = fl_conn_of(fd);
+  unsigned done = 0;
+
+  if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_plausible(vec, n * sizeof *vec))
+    return REAL(sendmmsg)(fd, vec, n, flags);
+  while (done < n) {
+    ssize_t sent = sendmsg(fd, &vec[done].msg_hdr, flags);
+    if (sent < 0)
+      break;
+    vec[done++].msg_len = (unsigned)sent;
+  }
+  return done ? (int)done : -1;
+}
+
+/* ---- between descriptors ---- */
+
+struct sending {
+  struct fl_conn *c;
+  ssize_t n;
+};
+static void sending_end(struct sending *s) {
+  int saved = errno;
+
+  if (s->c)
+    fl_send_end(s->c, s->n);
+  errno = saved;
+}
+
+/* sendfile from one of our connections is not possible (the kernel says EINVAL); to one it is. */
+static ssize_t do_sendfile(int out, int in, off_t *offset, size_t n, __typeof__(&sendfile) real) {
+  struct fl_conn *c = fl_conn_of(out);
+  ssize_t r;
+
+  if (FL_LIKELY(!c))
+    return real(out, in, offset, n);
+  int saved = errno;
+  if (fl_addr_plausible(offset, offset ? sizeof *offset : 0) && fl_send_file(c, out, in, offset, n, &r)) {
+    errno = saved;
+    return r;
+  }
+  errno = saved;
+  fl_send_begin(c, n);
+  struct sending s __attribute__((cleanup(sending_end))) = {c, 0};
+  s.n = real(out, in, offset, n);
+  if (s.n > 0 && !fl_conn_paired(c))
+    fl_pair_tick(c, out, (size_t)s.n);
+  return s.n;
+}
+
+FL_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t n) {
+  return do_sendfile(out, in, offset, n, REAL(sendfile));
+}
+
+#if __SIZEOF_LONG__ == 8 /* off_t and off64_t are one type */
+FL_EXPORT ssize_t sendfile64(int out, int in, off64_t *offset, size_t n) {
+  return do_sendfile(out, in, (off_t *)offset, n, (__typeof__(&sendfile))REAL(sendfile64));
+}
+#endif
+
+/*
+ * splice moves bytes inside the kernel. Into a connection: a native send. Out of one: the connection is pinned; bytes that
+ * are left in the ring come first and are written to the pipe here.
+ */
+FL_EXPORT ssize_t splice(int in, off64_t *in_off, int out, off64_t *out_off, size_t n, unsigned flags) {
+  struct fl_conn *from = fl_conn_of(in), *to = fl_conn_of(out);
+
+  if (FL_LIKELY(!from && !to))
+    return REAL(splice)(in, in_off, out, out_off, n, flags);
+  if (from) {
+    fl_conn_pin(from, FL_WHY_SPLICE);
+    char buf[4096];
+    ssize_t got = 0;
+    if (fl_conn_paired(from) && fl_rx_pending(&from->rx) > 0) {
+      /* never more than the pipe takes at once: what was taken out of the ring cannot be put back */
+      if (!(fl_sys_ready(out, POLLOUT) & POLLOUT)) {
+        if (flags & SPLICE_F_NONBLOCK) {
+          errno = EAGAIN;
+          return -1;
+        }
+        struct pollfd p = {.fd = out, .events = POLLOUT};
+        if (REAL(poll)(&p, 1, -1) < 0)
+          return -1;
+      }
+      got = recv(in, buf, n < sizeof buf ? n : sizeof buf, flags & SPLICE_F_NONBLOCK ? MSG_DONTWAIT : 0);
+      if (got <= 0)
+        return got;
+      return REAL(write)(out, buf, (size_t)got);
+    }
+    return REAL(splice)(in, in_off, out, out_off, n, flags);
+  }
+  fl_send_begin(to, n);
+  struct sending s __attribute__((cleanup(sending_end))) = {to, 0};
+  s.n = REAL(splice)(in, in_off, out, out_off, n, flags);
+  if (s.n > 0 && !fl_conn_paired(to))
+    fl_pair_tick(to, out, (size_t)s.n);
+  return s.n;
+}

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload/pair.c - from a young connection to a paired one: when to look for the other end, whether the counts agree with
+ * the kernel's, and what to do when it does not answer.
+ *
+ * A connection that carried few messages costs a counter. After FIRST_OPS messages or FIRST_BYTES bytes each end takes the
+ * first step of the rendezvous; the end that has to wait looks again at 2, 4, 8, ... times as many messages, and gives up
+ * after TRIES looks.
+ */
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "arena_alloc.h"
+#include "conn.h"
+#include "log.h"
+#include "options.h"
+#include "registry/sys.h"
+#include "stats.h"
+
+#define FIRST_OPS 8u
+#define FIRST_BYTES (48u << 10)
+#define LOOKS 14u         /* looks at one rendezvous before it is given up */
+#define STARTS 4u         /* rendezvous of one connection */
+#define LISTENERS_MAX 256 /* rendezvous open at once in this process */
+
+static _Atomic int listeners;
+
+static void settle(struct fl_conn *c, struct fl_local *l, enum fl_reason why) {
+  fl_pair_abandon(c, l);
+  atomic_store_explicit(&c->reason, (uint8_t)why, memory_order_relaxed);
+  atomic_store_explicit(&c->phase, FL_SETTLED, memory_order_release);
+  fl_log(FL_LOG_INFO, "connection %u stays on TCP: %s", fl_arena_index(c), fl_reason_text(why));
+}
+
+void fl_pair_abandon(struct fl_conn *c, struct fl_local *l) {
+  (void)c;
+  if (!l->rdv_open)
+    return;
+  l->rdv_open = false;
+  fl_fds_set(l->rdv.fd, 0);
+  fl_rdv_abandon(&l->rdv);
+  atomic_fetch_sub_explicit(&listeners, 1, memory_order_relaxed);
+}
+
+/* ---- the counts ---- */
+
+struct kernel_counts {
+  uint64_t sent, received; /* by the application, over the life of the socket */
+};
+
+/* What the kernel says has passed. False if it moved while we looked, or cannot say. */
+static bool kernel_counts(int fd, struct kernel_counts *k) {
+  struct tcp_info_head {
+    struct tcp_info base;
+    char more[256];
+  } info;
+  int inq0 = 0, inq1 = 0, outq0 = 0, outq1 = 0;
+  /* linux/tcp.h's struct tcp_info reaches further than libc's */
+  const size_t acked_at = 120, received_at = 128;
+
+  for (int i = 0; i < 3; i++) {
+    socklen_t len = sizeof info;
+    if (fl_sys_ioctl(fd, FIONREAD, &inq0) < 0 || fl_sys_ioctl(fd, TIOCOUTQ, &outq0) < 0 ||
+        fl_sys_getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 || len < received_at + 8 ||
+        fl_sys_ioctl(fd, FIONREAD, &inq1) < 0 || fl_sys_ioctl(fd, TIOCOUTQ, &outq1) < 0)
+      return false;
+    if (inq0 != inq1 || outq0 != outq1)
+      continue;
+    uint64_t acked, received;
+    memcpy(&acked, (char *)&info + acked_at, 8);
+    memcpy(&received, (char *)&info + received_at, 8);
+    k->sent = acked + (uint64_t)outq0;
+    k->received = received - (uint64_t)inq0;
+    return info.base.tcpi_state == TCP_ESTABLISHED;
+  }
+  return false;
+}
+
+enum agree { AGREE, DIFFER, UNSURE };
+
+/* Do the hooks and the kernel agree on what has passed? bytes_acked counts the SYN of the end that connected. */
+static enum agree counts_agree(struct fl_conn *c, int fd) {
+  struct kernel_counts k;
+
+  if (atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) || atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst))
+    return UNSURE;
+  uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_acquire), krx = atomic_load_explicit(&c->krx, memory_order_acquire);
+  if (!kernel_counts(fd, &k))
+    return UNSURE;
+  if (ktx != atomic_load_explicit(&c->ktx, memory_order_seq_cst) || krx != atomic_load_explicit(&c->krx, memory_order_seq_cst) ||
+      atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) || atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst))
+    return UNSURE;
+  return (k.sent == ktx || k.sent == ktx + 1) && k.received == krx ? AGREE : DIFFER;
+}
+
+/* ---- steps ---- */
+
+/* From now on small kernel-lane writes stand between ring writes: no Nagle, no cork. The application's values stay visible
+ * to it (sockopt.c). */
+static void virtual_options(struct fl_conn *c, int fd) {
+  int nodelay = 0, cork = 0, one = 1, zero = 0;
+  socklen_t len = sizeof nodelay;
+
+  fl_sys_getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &nodelay, &len);
+  len = sizeof cork;
+  fl_sys_getsockopt(fd, IPPROTO_TCP, TCP_CORK, &cork, &len);
+  atomic_store_explicit(&c->nodelay, nodelay != 0, memory_order_relaxed);
+  atomic_store_explicit(&c->cork, cork != 0, memory_order_relaxed);
+  if (cork)
+    fl_sys_setsockopt(fd, IPPROTO_TCP, TCP_CORK, &zero, sizeof zero);
+  if (!nodelay)
+    fl_sys_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct fl_pairing *p) {
+  l->seg = p->seg;
+  l->seg_bytes = p->bytes;
+  fl_attach(p->seg, p->ring_size, p->end, &c->tx, &c->rx);
+  fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
+  virtual_options(c, fd);
+  c->alive_at = fl_now();
+  atomic_store_explicit(&c->reason, FL_WHY_NONE, memory_order_relaxed);
+  /* seq_cst: pairs with fl_conn_paired (both sides are attached), and with a receiver that begins to sleep (fl_recv) */
+  atomic_store_explicit(&c->phase, FL_PAIRED, memory_order_seq_cst);
+  fl_stats_conn_paired();
+  fl_log(FL_LOG_INFO, "connection %u paired, end %d, rings of %u bytes", fl_arena_index(c), p->end, p->ring_size);
+  fl_conn_watch(c);
+}
+
+static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv_result r, struct fl_pairing *p) {
+  switch (r) {
+  case FL_RDV_PAIRED:
+    fl_pair_abandon(c, l);
+    /* The peer may be using its half already; a lane whose receiver stays NATIVE is the kernel's. */
+    switch (counts_agree(c, fd)) {
+    case AGREE:
+      install(c, l, fd, p);
+      return;
+    case UNSURE:
+      l->parked = *p;
+      l->has_parked = true;
+      l->next_look = l->ops + 1;
+      return;
+    case DIFFER:
+      fl_sys_munmap(p->seg, p->bytes);
+      settle(c, l, FL_WHY_COUNTS);
+      return;
+    }
+    return;
+  case FL_RDV_WAIT:
+    if (!l->rdv_open) {
+      l->rdv_open = true;
+      fl_fds_set(l->rdv.fd, FL_TAG_PRIVATE);
+      atomic_fetch_add_explicit(&listeners, 1, memory_order_relaxed);
+      l->looks = 0;
+    }
+    atomic_store_explicit(&c->reason, FL_WHY_WAITING, memory_order_relaxed);
+    if (++l->looks > LOOKS) {
+      fl_pair_abandon(c, l);
+      if (l->starts >= STARTS)
+        settle(c, l, FL_WHY_NO_PEER);
+      else
+        l->next_look = l->ops * 4;
+      return;
+    }
+    l->next_look = l->looks < 8 ? l->ops + 1 : l->ops + (1u << (l->looks - 6));
+    return;
+  case FL_RDV_RETRY:
+    if (l->starts >= 4 * STARTS)
+      settle(c, l, FL_WHY_NO_PEER);
+    else
+      l->next_look = l->ops + l->starts;
+    return;
+  case FL_RDV_REMOTE:
+    settle(c, l, FL_WHY_REMOTE);
+    return;
+  case FL_RDV_REFUSED:
+    settle(c, l, FL_WHY_REFUSED);
+    return;
+  case FL_RDV_ERROR:
+    fl_log(FL_LOG_WARN, "connection %u: rendezvous failed, errno %d", fl_arena_index(c), l->rdv.error);
+    settle(c, l, FL_WHY_ERROR);
+    return;
+  }
+}
+
+/* High enough not to disturb the numbers that the application gets, low enough not to make the kernel grow its table. */
+static int base_fd(int fd) {
+  return fd < 40 ? 48 : ((fd + 128) & ~127) + 64;
+}
+
+static void step(struct fl_conn *c, struct fl_local *l, int fd) {
+  struct fl_pairing p;
+
+  if (atomic_load_explicit(&c->nholders, memory_order_acquire) != 1 && !fl_conn_holders_purge(c)) {
+    l->next_look = l->ops + 16;
+    return;
+  }
+  if (l->has_parked) {
+    l->has_parked = false;
+    p = l->parked;
+    if (atomic_load_explicit(&c->pin, memory_order_relaxed) || ++l->looks > 64 * LOOKS) {
+      fl_sys_munmap(p.seg, p.bytes);
+      settle(c, l, FL_WHY_COUNTS);
+      return;
+    }
+    on_result(c, l, fd, FL_RDV_PAIRED, &p);
+    return;
+  }
+  if (atomic_load_explicit(&c->pin, memory_order_relaxed)) {
+    settle(c, l, (enum fl_reason)c->pin);
+    return;
+  }
+  if (l->rdv_open) {
+    if (fl_entry(l->rdv.fd) != FL_TAG_PRIVATE) { /* somebody took the number away from us */
+      l->rdv.fd = -1;
+      settle(c, l, FL_WHY_NO_PEER);
+      return;
+    }
+    on_result(c, l, fd, fl_rdv_poll(&l->rdv, &p), &p);
+    return;
+  }
+  if (atomic_load_explicit(&c->phase, memory_order_relaxed) == FL_FRESH) {
+    if (fl_options.transport == FL_TRANSPORT_TCP || fl_options.transport == FL_TRANSPORT_UNIX) {
+      settle(c, l, FL_WHY_TRANSPORT);
+      return;
+    }
+    int e = fl_tuple_of(fd, &c->tuple);
+    if (e) {
+      settle(c, l, e == -EPROTONOSUPPORT ? FL_WHY_NOT_TCP : FL_WHY_ERROR);
+      return;
+    }
+    if (!fl_ports_allowed(&fl_options, ntohs(c->tuple.local_port), ntohs(c->tuple.remote_port))) {
+      settle(c, l, FL_WHY_PORTS);
+      return;
+    }
+    atomic_store_explicit(&c->phase, FL_SEEKING, memory_order_release);
+  }
+  if (atomic_load_explicit(&listeners, memory_order_relaxed) >= LISTENERS_MAX) {
+    if (++l->starts > 64 * STARTS)
+      settle(c, l, FL_WHY_BUSY);
+    l->next_look = l->ops + 8;
+    return;
+  }
+  l->starts++;
+  on_result(c, l, fd, fl_rdv_start(&l->rdv, &c->tuple, fl_options.ring, base_fd(fd), &p), &p);
+}
+
+void fl_pair_tick(struct fl_conn *c, int fd, size_t n) {
+  struct fl_local *l = fl_local_of(c);
+
+  if (atomic_load_explicit(&c->phase, memory_order_acquire) >= FL_PAIRED)
+    return;
+  /* counters that two threads may race on: a lost message delays the next look by one */
+  l->ops++;
+  l->bytes += n;
+  if (l->next_look ? l->ops < l->next_look : l->ops < FIRST_OPS && l->bytes < FIRST_BYTES)
+    return;
+  int saved = errno;
+  if (fl_lock(&c->tx_lock) == FL_LOCKED) {
+    if (fl_lock(&c->rx_lock) == FL_LOCKED) {
+      if (fl_conn_of(fd) == c && atomic_load_explicit(&c->phase, memory_order_relaxed) < FL_PAIRED)
+        step(c, l, fd);
+      fl_unlock(&c->rx_lock);
+    }
+    fl_unlock(&c->tx_lock);
+  }
+  errno = saved;
+}

@@ -1,0 +1,482 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload/poll.c - poll, ppoll, select and pselect. The kernel's answer is the truth for everything but the input of
+ * paired connections, to which the rings add.
+ *
+ * A call that names no followed connection goes straight to the kernel. Otherwise: look at the rings; if one has bytes, ask the
+ * kernel with a zero timeout and merge; else spin a little; else count as a sleeper of each connection, turn each NATIVE,
+ * and sleep in the application's own call.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "epoll.h"
+#include "export.h"
+#include "io.h"
+#include "options.h"
+#include "real.h"
+#include "registry/sys.h"
+#include "signals.h"
+
+#define IN_EVENTS (POLLIN | POLLRDNORM)
+#define STACK_FDS 64
+
+/* The followed connections of one call that are asked for input. */
+struct waiters {
+  struct fl_conn **conn;
+  int *fd;
+  int n;
+};
+
+static void polled(struct fl_conn *c) { atomic_store_explicit(&fl_local_of(c)->polled, true, memory_order_relaxed); }
+
+/* Is anything of ours in the array? Epoll sets that are polled must wait natively. */
+static int count_ours(const struct pollfd *fds, nfds_t n) {
+  int ours = 0;
+
+  for (nfds_t i = 0; i < n; i++) {
+    uintptr_t e = fl_entry(fds[i].fd);
+    if (FL_LIKELY(e == 0))
+      continue;
+    if ((e & FL_TAG_MASK) == FL_TAG_EPOLL)
+      fl_epoll_nested(fl_epoll_of(fds[i].fd));
+    else if ((e & FL_TAG_MASK) == FL_TAG_CONN && (fds[i].events & IN_EVENTS))
+      ours++;
+  }
+  return ours;
+}
+
+static bool any_ready(const struct waiters *w) {
+  for (int i = 0; i < w->n; i++)
+    if (fl_rx_ready(w->conn[i], NULL))
+      return true;
+  return false;
+}
+
+/* Puts the rings' word into an array that the kernel has filled (revents). Returns the count of non-zero entries. */
+static int merge(struct pollfd *fds, nfds_t n) {
+  int count = 0;
+
+  for (nfds_t i = 0; i < n; i++) {
+    struct fl_conn *c;
+    if ((fds[i].events & IN_EVENTS) && (c = fl_conn_of(fds[i].fd)) && fl_rx_ready(c, NULL))
+      fds[i].revents |= fds[i].events & IN_EVENTS;
+    count += fds[i].revents != 0;
+  }
+  return count;
+}
+
+static int look(struct pollfd *fds, nfds_t n) {
+  struct timespec zero = {0, 0};
+
+  return (int)fl_syscall6(__NR_ppoll, (long)fds, (long)n, (long)&zero, 0, 0, 0);
+}
+
+enum spun { SPUN_READY, SPUN_NOTHING, SPUN_SIGNAL };
+
+static enum spun spin(const struct waiters *ws, struct pollfd *fds, nfds_t n, uint64_t ns) {
+  static struct fl_wait_hist shared; /* hints only */
+  struct fl_wait w;
+  uint32_t signals = fl_signals_any();
+  enum spun r = SPUN_NOTHING;
+  int watching = 0, cpu = -1, here = fl_cpu();
+
+  for (int i = 0; i < ws->n; i++) {
+    struct fl_conn *c = ws->conn[i];
+    if (!fl_conn_paired(c) || fl_rx_state(&c->rx) != FL_WATCHING)
+      continue;
+    fl_rx_at_cpu(&c->rx, here);
+    int peer = fl_rx_peer_cpu(&c->rx);
+    cpu = watching++ == 0 || cpu == peer ? peer : -1;
+  }
+  if (!watching)
+    return SPUN_NOTHING;
+  struct fl_wait_hist *hist = ws->n == 1 ? &ws->conn[0]->rx_hist : &shared;
+  fl_wait_begin(&w, hist, cpu, ns);
+  for (;;) {
+    if (any_ready(ws)) {
+      r = SPUN_READY;
+      break;
+    }
+    if (fl_signals_any() != signals) {
+      r = SPUN_SIGNAL;
+      break;
+    }
+    enum fl_wait_verdict v = fl_wait_step(&w);
+    if (v == FL_WAIT_SLEEP)
+      break;
+    if (v == FL_WAIT_KERNEL && look(fds, n) != 0) {
+      r = SPUN_READY;
+      break;
+    }
+  }
+  fl_wait_end(&w, r == SPUN_READY);
+  return r;
+}
+
+static void unsleep(struct waiters *w) {
+  int saved = errno;
+
+  for (int i = 0; i < w->n; i++) {
+    atomic_fetch_sub_explicit(&w->conn[i]->rx_sleepers, 1, memory_order_acq_rel);
+    if (FL_UNLIKELY(atomic_load_explicit(&w->conn[i]->closed, memory_order_relaxed)))
+      fl_conn_put(w->conn[i]);
+  }
+  w->n = 0;
+  errno = saved;
+}
+
+/* Counts as a sleeper of every one and turns it NATIVE. False, and nothing counted, if one has bytes in its ring. */
+static bool sleeping(struct waiters *all, struct waiters *counted) {
+  counted->n = 0;
+  counted->conn = all->conn;
+  for (int i = 0; i < all->n; i++) {
+    struct fl_conn *c = all->conn[i];
+    bool locked = fl_lock(&c->rx_lock) == FL_LOCKED;
+    atomic_fetch_add_explicit(&c->rx_sleepers, 1, memory_order_seq_cst);
+    counted->n = i + 1;
+    bool native = !fl_conn_paired(c) || c->rx.broken || fl_rx_native(&c->rx, c->rx.tail);
+    if (locked)
+      fl_unlock(&c->rx_lock);
+    /* not NATIVE and not ready: kernel bytes on their way come first, and will wake us */
+    if (!native && fl_rx_ready(c, NULL)) {
+      unsleep(counted);
+      return false;
+    }
+  }
+  return true;
+}
+
+static uint64_t timeout_ns(const struct timespec *t) {
+  if (!t)
+    return UINT64_MAX;
+  if (t->tv_sec > 1 << 30)
+    return UINT64_MAX / 4;
+  return (uint64_t)t->tv_sec * 1000000000u + (uint64_t)t->tv_nsec;
+}
+
+static int poll_native(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask) {
+  if (!mask && (ns == UINT64_MAX || ns % 1000000 == 0)) {
+    int ms = ns == UINT64_MAX ? -1 : ns / 1000000 > INT_MAX ? INT_MAX : (int)(ns / 1000000);
+    return REAL(poll)(fds, n, ms);
+  }
+  struct timespec ts = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+  return REAL(ppoll)(fds, n, ns == UINT64_MAX ? NULL : &ts, mask);
+}
+
+/* ns: UINT64_MAX waits for ever. */
+static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask, struct waiters *w) {
+  for (nfds_t i = 0; i < n; i++) {
+    struct fl_conn *c = fds[i].events & IN_EVENTS ? fl_conn_of(fds[i].fd) : NULL;
+    if (c && w->n >= 0) {
+      polled(c);
+      w->conn[w->n++] = c;
+    }
+  }
+  uint64_t begin = fl_now();
+  bool spun = fl_options.spin_us == 0 || mask || ns == 0;
+  for (;;) {
+    if (any_ready(w)) {
+      look(fds, n);
+      int count = merge(fds, n);
+      if (count)
+        return count;
+    }
+    if (ns == 0)
+      return poll_native(fds, n, 0, mask);
+    if (!spun) {
+      uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
+      spun = true;
+      enum spun r = spin(w, fds, n, ns < budget ? ns : budget);
+      if (r == SPUN_SIGNAL) {
+        errno = EINTR;
+        return -1;
+      }
+      if (r == SPUN_READY) {
+        int k = look(fds, n);
+        if (k >= 0 && (k = merge(fds, n)) > 0)
+          return k;
+      }
+    }
+    struct waiters counted __attribute__((cleanup(unsleep))) = {0};
+    if (!sleeping(w, &counted))
+      continue;
+    uint64_t left = ns;
+    if (ns != UINT64_MAX) {
+      uint64_t gone = fl_ticks_to_ns(fl_now() - begin);
+      left = gone < 1000 ? ns : gone < ns ? ns - gone : 0; /* whole milliseconds stay whole */
+    }
+    return poll_native(fds, n, left, mask);
+  }
+}
+
+static int any_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask, int ours) {
+  struct fl_conn *conn[STACK_FDS];
+  struct waiters w = {.conn = conn};
+
+  fl_process_check();
+  if (ours <= STACK_FDS)
+    return do_poll(fds, n, ns, mask, &w);
+  size_t bytes = (size_t)ours * sizeof *w.conn;
+  w.conn = fl_sys_map_private(bytes); /* not malloc: poll may be called from a signal handler */
+  if (!w.conn)
+    return poll_native(fds, n, ns, mask);
+  int r = do_poll(fds, n, ns, mask, &w);
+  int saved = errno;
+  fl_sys_munmap(w.conn, bytes);
+  errno = saved;
+  return r;
+}
+
+static bool plausible(const struct pollfd *fds, nfds_t n) { return n < fl_fds_size && fl_addr_plausible(fds, n * sizeof *fds); }
+
+FL_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout) {
+  int ours;
+
+  if (!plausible(fds, n) || (ours = count_ours(fds, n)) == 0)
+    return REAL(poll)(fds, n, timeout);
+  return any_poll(fds, n, timeout < 0 ? UINT64_MAX : (uint64_t)timeout * 1000000u, NULL, ours);
+}
+
+FL_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask) {
+  int ours;
+
+  if (!plausible(fds, n) || (ours = count_ours(fds, n)) == 0 || (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0)))
+    return REAL(ppoll)(fds, n, timeout, mask);
+  return any_poll(fds, n, timeout_ns(timeout), mask, ours);
+}
+
+FL_EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size) {
+  if (size / sizeof *fds < n || !plausible(fds, n) || count_ours(fds, n) == 0)
+    return REAL(__poll_chk)(fds, n, timeout, size);
+  return poll(fds, n, timeout);
+}
+
+FL_EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t size) {
+  if (size / sizeof *fds < n || !plausible(fds, n) || count_ours(fds, n) == 0)
+    return REAL(__ppoll_chk)(fds, n, timeout, mask, size);
+  return ppoll(fds, n, timeout, mask);
+}
+
+/* ---- select ---- */
+
+/* select keeps its own shape: the sets are as long as n says, beyond FD_SETSIZE too, and the timeout is written back. */
+
+#define BITS (8 * sizeof(unsigned long))
+
+static bool bit(const fd_set *set, int fd) {
+  return set && ((const unsigned long *)set)[(unsigned)fd / BITS] >> ((unsigned)fd % BITS) & 1;
+}
+static void bit_set(fd_set *set, int fd) { ((unsigned long *)set)[(unsigned)fd / BITS] |= 1ul << ((unsigned)fd % BITS); }
+
+static int select_ours(int n, const fd_set *rd, const fd_set *wr, const fd_set *ex) {
+  int ours = 0;
+
+  for (int fd = 0; fd < n; fd++) {
+    uintptr_t e = fl_entry(fd);
+    if (FL_LIKELY(e == 0))
+      continue;
+    if ((e & FL_TAG_MASK) == FL_TAG_EPOLL && (bit(rd, fd) || bit(wr, fd) || bit(ex, fd)))
+      fl_epoll_nested(fl_epoll_of(fd));
+    else if ((e & FL_TAG_MASK) == FL_TAG_CONN && bit(rd, fd))
+      ours++;
+  }
+  return ours;
+}
+
+struct selected {
+  int n;
+  fd_set *set[3]; /* the caller's: read, write, except */
+  uint64_t ns;
+  const sigset_t *mask;
+  struct timeval *tv;       /* select: written back */
+  const struct timespec *ts; /* pselect */
+};
+
+static int select_native(const struct selected *s) {
+  if (s->tv || !s->ts)
+    return s->mask ? REAL(pselect)(s->n, s->set[0], s->set[1], s->set[2], s->ts, s->mask)
+                   : REAL(select)(s->n, s->set[0], s->set[1], s->set[2], s->tv);
+  return REAL(pselect)(s->n, s->set[0], s->set[1], s->set[2], s->ts, s->mask);
+}
+
+/* Ring bytes are there: asks the kernel about the rest, adds them, and returns the count of bits as select does. */
+static int select_ready(const struct selected *s, const struct waiters *w) {
+  struct timespec zero = {0, 0};
+  fd_set asked;
+  bool small = s->n <= FD_SETSIZE;
+
+  if (small)
+    memcpy(&asked, s->set[0], ((size_t)s->n + BITS - 1) / BITS * sizeof(unsigned long));
+  int k = (int)fl_syscall6(__NR_pselect6, s->n, (long)s->set[0], (long)s->set[1], (long)s->set[2], (long)&zero, 0);
+  if (k < 0) {
+    errno = -k;
+    return -1;
+  }
+  for (int i = 0; i < w->n; i++) {
+    int fd = w->fd[i];
+    if (!bit(s->set[0], fd) && fl_rx_ready(w->conn[i], NULL)) {
+      bit_set(s->set[0], fd);
+      k++;
+    }
+  }
+  if (k == 0 && small) /* another thread took them: the read set must be as it was for the next look */
+    memcpy(s->set[0], &asked, ((size_t)s->n + BITS - 1) / BITS * sizeof(unsigned long));
+  return k;
+}
+
+static void written_back(const struct selected *s, uint64_t begin) {
+  if (!s->tv)
+    return;
+  uint64_t gone = fl_ticks_to_ns(fl_now() - begin);
+  uint64_t left = s->ns > gone ? s->ns - gone : 0;
+  *s->tv = (struct timeval){(time_t)(left / 1000000000u), (suseconds_t)(left % 1000000000u / 1000u)};
+}
+
+static int do_select(const struct selected *s, struct waiters *w) {
+  uint64_t begin = fl_now();
+  bool spun = fl_options.spin_us == 0 || s->mask || s->ns == 0 || w->n > STACK_FDS || s->set[1] || s->set[2];
+
+  w->n = 0;
+  for (int fd = 0; fd < s->n; fd++) {
+    struct fl_conn *c = bit(s->set[0], fd) ? fl_conn_of(fd) : NULL;
+    if (c) {
+      polled(c);
+      w->fd[w->n] = fd;
+      w->conn[w->n++] = c;
+    }
+  }
+  for (;;) {
+    if (any_ready(w)) {
+      /* write and except sets survive only if somebody is ready, so this path returns or finds the read set restored */
+      int k = select_ready(s, w);
+      if (k != 0 || s->set[1] || s->set[2] || s->n > FD_SETSIZE) {
+        written_back(s, begin);
+        return k;
+      }
+    }
+    if (s->ns == 0)
+      return select_native(s);
+    if (!spun) {
+      struct pollfd fds[STACK_FDS];
+      int m = 0;
+      for (int fd = 0; fd < s->n && m < STACK_FDS; fd++)
+        if (bit(s->set[0], fd))
+          fds[m++] = (struct pollfd){.fd = fd, .events = POLLIN};
+      uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
+      spun = true;
+      enum spun r = spin(w, fds, (nfds_t)m, s->ns < budget ? s->ns : budget);
+      if (r == SPUN_SIGNAL) {
+        errno = EINTR;
+        return -1;
+      }
+      continue;
+    }
+    struct waiters counted __attribute__((cleanup(unsleep))) = {0};
+    if (sleeping(w, &counted))
+      return select_native(s);
+  }
+}
+
+static int any_select(struct selected *s, int ours) {
+  struct fl_conn *conn[STACK_FDS];
+  int fd[STACK_FDS];
+  struct waiters w = {.conn = conn, .fd = fd, .n = ours};
+
+  fl_process_check();
+  if (ours <= STACK_FDS)
+    return do_select(s, &w);
+  size_t bytes = (size_t)ours * (sizeof *w.conn + sizeof *w.fd);
+  w.conn = fl_sys_map_private(bytes);
+  if (!w.conn)
+    return select_native(s);
+  w.fd = (int *)(w.conn + ours);
+  int r = do_select(s, &w), saved = errno;
+  fl_sys_munmap(w.conn, bytes);
+  errno = saved;
+  return r;
+}
+
+static bool sets_plausible(int n, const fd_set *a, const fd_set *b, const fd_set *c) {
+  size_t bytes = ((size_t)n + BITS - 1) / BITS * sizeof(unsigned long);
+
+  return n > 0 && (unsigned)n <= fl_fds_size && (!a || fl_addr_plausible(a, bytes)) && (!b || fl_addr_plausible(b, bytes)) &&
+         (!c || fl_addr_plausible(c, bytes));
+}
+
+FL_EXPORT int select(int n, fd_set *rd, fd_set *wr, fd_set *ex, struct timeval *tv) {
+  int ours;
+
+  if (!sets_plausible(n, rd, wr, ex) || (ours = select_ours(n, rd, wr, ex)) == 0 || (tv && (tv->tv_sec < 0 || tv->tv_usec < 0)))
+    return REAL(select)(n, rd, wr, ex, tv);
+  struct timespec ts = tv ? (struct timespec){tv->tv_sec, tv->tv_usec * 1000} : (struct timespec){0};
+  struct selected s = {.n = n, .set = {rd, wr, ex}, .ns = timeout_ns(tv ? &ts : NULL), .tv = tv};
+  return any_select(&s, ours);
+}
+
+FL_EXPORT int pselect(int n, fd_set *rd, fd_set *wr, fd_set *ex, const struct timespec *ts, const sigset_t *mask) {
+  int ours;
+
+  if (!sets_plausible(n, rd, wr, ex) || (ours = select_ours(n, rd, wr, ex)) == 0 || (ts && (ts->tv_sec < 0 || ts->tv_nsec < 0)))
+    return REAL(pselect)(n, rd, wr, ex, ts, mask);
+  struct selected s = {.n = n, .set = {rd, wr, ex}, .ns = timeout_ns(ts), .ts = ts, .mask = mask};
+  return any_select(&s, ours);
+}
+
+/* ---- epoll ---- */
+
+FL_EXPORT int epoll_create(int size) {
+  int fd = REAL(epoll_create)(size);
+
+  if (fd >= 0 && fl_fds)
+    fl_epoll_open(fd);
+  return fd;
+}
+
+FL_EXPORT int epoll_create1(int flags) {
+  int fd = REAL(epoll_create1)(flags);
+
+  if (fd >= 0 && fl_fds)
+    fl_epoll_open(fd);
+  return fd;
+}
+
+FL_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event) {
+  int r = REAL(epoll_ctl)(epfd, op, fd, event);
+  struct fl_epoll *set;
+
+  if (r == 0 && (set = fl_epoll_of(epfd))) {
+    int saved = errno;
+    fl_epoll_note(set, epfd, op, fd, event);
+    errno = saved;
+  } else if (r == 0 && fl_conn_of(fd)) {
+    fl_conn_pin(fl_conn_of(fd), FL_WHY_NESTED); /* into a set that we do not know */
+  }
+  return r;
+}
+
+FL_EXPORT int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout) {
+  struct fl_epoll *set = fl_epoll_of(epfd);
+  struct timespec ts = {timeout / 1000, timeout % 1000 * 1000000l};
+
+  if (!set || !fl_addr_plausible(events, sizeof *events))
+    return REAL(epoll_wait)(epfd, events, max, timeout);
+  return fl_epoll_wait(set, epfd, events, max, timeout < 0 ? NULL : &ts, NULL);
+}
+
+FL_EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask) {
+  struct fl_epoll *set = fl_epoll_of(epfd);
+  struct timespec ts = {timeout / 1000, timeout % 1000 * 1000000l};
+
+  if (!set || !fl_addr_plausible(events, sizeof *events))
+    return REAL(epoll_pwait)(epfd, events, max, timeout, mask);
+  return fl_epoll_wait(set, epfd, events, max, timeout < 0 ? NULL : &ts, mask);
+}
+
+FL_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout, const sigset_t *mask) {
+  struct fl_epoll *set = fl_epoll_of(epfd);
+
+  if (!set || !fl_addr_plausible(events, sizeof *events) || (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0)))
+    return REAL(epoll_pwait2)(epfd, events, max, timeout, mask);
+  return fl_epoll_wait(set, epfd, events, max, timeout, mask);
+}

@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload/rx.c - receiving: merges the two lanes in the order in which they were sent, waits, and decides when this
+ * direction watches its ring.
+ *
+ * Rules (docs/design.md, "Receiving"): an unbounded native receive happens only while the state is NATIVE and the ring is
+ * empty; a native sleep is counted in rx_sleepers, and nobody goes WATCHING while it is not zero.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "io.h"
+#include "log.h"
+#include "options.h"
+#include "real.h"
+#include "registry/sys.h"
+
+#define REST_IOV 64
+
+/* ---- kernel lane ---- */
+
+struct sleeper {
+  struct fl_conn *c;
+  ssize_t got; /* bytes that the native call took from the stream */
+};
+
+static void sleeper_begin(struct fl_conn *c) {
+  /* seq_cst: pairs with the look at rx_sleepers in fl_conn_watch and pair.c */
+  atomic_fetch_add_explicit(&c->rx_sleepers, 1, memory_order_seq_cst);
+}
+
+static void sleeper_end(struct sleeper *s) {
+  struct fl_conn *c = s->c;
+
+  if (s->got > 0) {
+    atomic_fetch_add_explicit(&c->krx, (uint64_t)s->got, memory_order_relaxed);
+    fl_count_add(&c->rx_kernel, (uint64_t)s->got);
+  }
+  /* release: krx is complete for whoever sees the count come down */
+  atomic_fetch_sub_explicit(&c->rx_sleepers, 1, memory_order_acq_rel);
+}
+
+static void sleeper_cleanup(struct sleeper *s) {
+  int saved = errno;
+
+  sleeper_end(s);
+  if (FL_UNLIKELY(atomic_load_explicit(&s->c->closed, memory_order_relaxed)))
+    fl_conn_put(s->c);
+  errno = saved;
+}
+
+/* The application's own call, counted, after sleeper_begin. Lock not held. The count comes down on cancellation as well. */
+static ssize_t recv_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
+  struct sleeper s __attribute__((cleanup(sleeper_cleanup))) = {c, 0};
+  ssize_t n = io->native(fd, io);
+  if (!(io->flags & MSG_PEEK))
+    s.got = n;
+  return n;
+}
+
+static ssize_t recv_native(struct fl_conn *c, int fd, const struct fl_io *io) {
+  sleeper_begin(c);
+  return recv_begun(c, fd, io);
+}
+
+/* At most `max` bytes of the kernel lane now, into the iovecs from `at` on; -errno. Lock held. */
+static ssize_t kernel_take(struct fl_conn *c, int fd, const struct fl_io *io, size_t at, size_t max) {
+  struct iovec part[REST_IOV];
+  int n = 0;
+  size_t skip = at;
+
+  for (int i = 0; i < io->iovcnt && n < REST_IOV && max; i++) {
+    if (skip >= io->iov[i].iov_len) {
+      skip -= io->iov[i].iov_len;
+      continue;
+    }
+    size_t len = io->iov[i].iov_len - skip;
+    if (len > max)
+      len = max;
+    part[n++] = (struct iovec){(char *)io->iov[i].iov_base + skip, len};
+    max -= len;
+    skip = 0;
+  }
+  if (n == 0)
+    return 0;
+  struct msghdr msg = {.msg_iov = part, .msg_iovlen = (size_t)n};
+  ssize_t got = fl_sys_recvmsg(fd, &msg, MSG_DONTWAIT | (io->flags & (MSG_TRUNC | MSG_PEEK)));
+  if (got > 0 && !(io->flags & MSG_PEEK)) {
+    atomic_fetch_add_explicit(&c->krx, (uint64_t)got, memory_order_relaxed);
+    fl_count_add(&c->rx_kernel, (uint64_t)got);
+  }
+  return got;
+}
+
+/* ---- helpers ---- */
+
+/* Copies spans into the iovecs from byte `at` on; returns the count. MSG_TRUNC discards instead. */
+static size_t spans_copy(const struct fl_io *io, size_t at, const struct fl_span span[2]) {
+  size_t n = span[0].len + span[1].len, left, from = 0;
+
+  if (n > io->len - at)
+    n = io->len - at;
+  if (io->flags & MSG_TRUNC)
+    return n;
+  left = n;
+  for (int i = 0; left; i++) {
+    if (at >= io->iov[i].iov_len) {
+      at -= io->iov[i].iov_len;
+      continue;
+    }
+    size_t room = io->iov[i].iov_len - at;
+    char *to = (char *)io->iov[i].iov_base + at;
+    at = 0;
+    while (room && left) {
+      const struct fl_span *s = from < span[0].len ? &span[0] : &span[1];
+      size_t off = s == &span[0] ? from : from - span[0].len;
+      size_t part = s->len - off;
+      if (part > room)
+        part = room;
+      if (part > left)
+        part = left;
+      memcpy(to, s->base + off, part);
+      to += part;
+      from += part;
+      room -= part;
+      left -= part;
+    }
+  }
+  return n;
+}
+
+/* What recvmsg and recvfrom report besides the bytes: on TCP no address, no control data. */
+static void recv_fill(const struct fl_io *io) {
+  if (io->msg) {
+    io->msg->msg_namelen = 0;
+    io->msg->msg_controllen = 0;
+    io->msg->msg_flags = io->flags & MSG_CMSG_CLOEXEC;
+  }
+  if (io->addr && io->addrlen)
+    *io->addrlen = 0;
+}
+
+/* The peer wrote rubbish: what this connection carried cannot be trusted. Reset it, as TCP does with a broken peer. */
+static void conn_reset(struct fl_conn *c, int fd) {
+  struct sockaddr none = {.sa_family = AF_UNSPEC};
+
+  if (atomic_exchange_explicit(&c->reset, 1, memory_order_acq_rel))
+    return;
+  fl_conn_pin(c, FL_WHY_RUBBISH);
+  fl_log(FL_LOG_ERROR, "the peer wrote rubbish into the shared page: connection reset");
+  fl_sys_connect(fd, &none, sizeof none); /* the kernel sends RST and drops what is queued */
+}
+
+/* A peer that was killed while bytes for it lay in our ring: TCP would have answered those with a reset, not with an EOF. */
+static bool eof_is_reset(struct fl_conn *c) {
+  return !(fl_rx_flags(&c->rx) & FL_FLAG_FIN) && fl_tx_unconsumed(&c->tx) > 0 &&
+         !atomic_exchange_explicit(&c->reset, 1, memory_order_acq_rel);
+}
+
+/* Nothing was ever sent on the kernel lane that is not consumed, and no end was announced, says the peer. */
+static bool kernel_quiet(const struct fl_conn *c) {
+  return fl_rx_kernel_hint(&c->rx) == atomic_load_explicit(&c->krx, memory_order_relaxed) && !fl_rx_flags(&c->rx);
+}
+
+enum spin { SPIN_RING, SPIN_KERNEL, SPIN_SLEEP };
+
+/* Waits a little for the other end. Lock held. */
+static enum spin rx_spin(struct fl_conn *c, int fd) {
+  struct fl_wait w;
+
+  fl_rx_at_cpu(&c->rx, fl_cpu());
+  fl_wait_begin(&w, &c->rx_hist, fl_rx_peer_cpu(&c->rx), (uint64_t)fl_options.spin_us * 1000);
+  for (;;) {
+    if (fl_rx_head(&c->rx) != c->rx.tail) {
+      fl_wait_end(&w, true);
+      return SPIN_RING;
+    }
+    if (!kernel_quiet(c)) {
+      fl_wait_end(&w, true);
+      return SPIN_KERNEL;
+    }
+    switch (fl_wait_step(&w)) {
+    case FL_WAIT_AGAIN:
+      continue;
+    case FL_WAIT_KERNEL:
+      if (fl_sys_ready(fd, POLLIN | POLLRDHUP) == 0)
+        continue;
+      fl_wait_end(&w, true);
+      return SPIN_KERNEL;
+    case FL_WAIT_SLEEP:
+      fl_wait_end(&w, false);
+      return SPIN_SLEEP;
+    }
+  }
+}
+
+bool fl_rx_ready(struct fl_conn *c, uint64_t *seen) {
+  struct fl_span span[2];
+  uint64_t need;
+
+  if (!fl_conn_paired(c))
+    return false;
+  uint64_t head = fl_rx_head(&c->rx);
+  if (seen ? head == *seen : head == c->rx.tail)
+    return false;
+  if (fl_lock(&c->rx_lock) != FL_LOCKED)
+    return false;
+  enum fl_rx_result r = fl_rx_peek(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed), span, &need);
+  fl_unlock(&c->rx_lock);
+  /* rubbish counts as readable: the read then finds the reset */
+  bool ready = r == FL_RX_RING || r == FL_RX_BROKEN;
+  if (seen && (ready || r == FL_RX_EMPTY))
+    *seen = head;
+  return ready;
+}
+
+/* ---- receiving ---- */
+
+/* Bytes that come after kernel bytes which are still on their way: they were sent before, so they will come. Lock held on
+ * entry and on return; the wait is native, bounded, and changes no state. False: the connection ended. */
+static bool pending_wait(struct fl_conn *c, int fd) {
+  fl_unlock(&c->rx_lock);
+  struct pollfd p = {.fd = fd, .events = POLLIN | POLLRDHUP};
+  struct timespec ms = {0, 1000000};
+  fl_syscall6(__NR_ppoll, (long)&p, 1, (long)&ms, 0, 0, 0);
+  return fl_lock(&c->rx_lock) == FL_LOCKED;
+}
+
+static ssize_t fail(int error) {
+  errno = error;
+  return -1;
+}
+
+static ssize_t native_rest(int fd, const struct fl_io *io) { return REAL(recvmsg)(fd, io->msg, io->flags); }
+
+/* MSG_WAITALL, `got` bytes of which are here: the rest, after sleeper_begin. */
+static ssize_t recv_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
+  struct iovec rest[REST_IOV];
+  int cnt = 0;
+  size_t skip = got;
+
+  for (int i = 0; i < io->iovcnt && cnt < REST_IOV; i++) {
+    if (skip >= io->iov[i].iov_len) {
+      skip -= io->iov[i].iov_len;
+      continue;
+    }
+    rest[cnt++] = (struct iovec){(char *)io->iov[i].iov_base + skip, io->iov[i].iov_len - skip};
+    skip = 0;
+  }
+  struct msghdr msg = {.msg_iov = rest, .msg_iovlen = (size_t)cnt};
+  struct fl_io again = {.native = native_rest, .msg = &msg, .flags = io->flags};
+  ssize_t n = recv_begun(c, fd, &again);
+  recv_fill(io);
+  return (ssize_t)got + (n > 0 ? n : 0);
+}
+
+/* Native receive with the ring empty and the state NATIVE; lock held on entry, released on return. */
+static ssize_t recv_empty(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
+  sleeper_begin(c);
+  fl_unlock(&c->rx_lock);
+  ssize_t n = got ? recv_rest(c, fd, io, got) : recv_begun(c, fd, io);
+  if ((n <= 0 && (n < 0 || io->len == 0)) || (io->flags & MSG_PEEK))
+    return n;
+
+  int saved = errno;
+  if (fl_lock(&c->rx_lock) != FL_LOCKED)
+    return n;
+  if (fl_conn_of(fd) == c && fl_conn_paired(c)) {
+    if (n > 0) {
+      fl_conn_watch(c);
+    } else if (!c->rx.broken && eof_is_reset(c)) {
+      n = -1;
+      saved = ECONNRESET;
+    }
+  }
+  fl_unlock(&c->rx_lock);
+  errno = saved;
+  return n;
+}
+
+/* MSG_PEEK over the ring and, if that is not enough, the kernel bytes behind the last ring byte. Lock held. */
+static size_t peek_more(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
+  if (got < io->len && c->rx.next_pos == UINT64_MAX && !kernel_quiet(c)) {
+    ssize_t n = kernel_take(c, fd, io, got, io->len - got);
+    if (n > 0)
+      got += (size_t)n;
+  }
+  return got;
+}
+
+static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
+  struct fl_span span[2];
+  uint64_t need;
+  size_t got = 0;
+  /* O_NONBLOCK as seen is believed only while nobody else can have changed it; else the application's own call decides */
+  bool nonblock = (io->flags & MSG_DONTWAIT) ||
+                  (atomic_load_explicit(&c->nonblock, memory_order_relaxed) && fl_conn_usable(c));
+  bool all = (io->flags & MSG_WAITALL) && !nonblock && !(io->flags & MSG_PEEK);
+  uint32_t gen = atomic_fetch_add_explicit(&c->rx_gen, 1, memory_order_relaxed) + 1;
+
+  for (;;) {
+    enum fl_rx_result r = fl_rx_peek(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed), span, &need);
+
+    if (FL_LIKELY(r == FL_RX_RING)) {
+      size_t n = spans_copy(io, got, span);
+      if (io->flags & MSG_PEEK) {
+        got = peek_more(c, fd, io, n);
+        break;
+      }
+      if (FL_UNLIKELY(atomic_load_explicit(&c->rx_gen, memory_order_relaxed) != gen)) {
+        gen = atomic_load_explicit(&c->rx_gen, memory_order_relaxed);
+        continue; /* a signal handler of this thread received meanwhile */
+      }
+      fl_rx_consume(&c->rx, n);
+      got += n;
+      if (got == io->len)
+        break;
+      continue;
+    }
+
+    if (r == FL_RX_KERNEL) {
+      ssize_t n = kernel_take(c, fd, io, got, need < io->len - got ? (size_t)need : io->len - got);
+      if (n > 0) {
+        got += (size_t)n;
+        if (got == io->len || (io->flags & MSG_PEEK))
+          break;
+        continue;
+      }
+      if (got > 0 && !all)
+        break;
+      if (n == 0 || (n != -EAGAIN && n != -EINTR)) {
+        /* the connection ended before bytes that were promised: the kernel's word is final */
+        fl_unlock(&c->rx_lock);
+        return n == 0 ? (ssize_t)got : got ? (ssize_t)got : fail((int)-n);
+      }
+      if (nonblock) {
+        fl_unlock(&c->rx_lock);
+        return fail(EAGAIN);
+      }
+      if (!pending_wait(c, fd))
+        return got ? (ssize_t)got : recv_native(c, fd, io);
+      if (fl_conn_of(fd) != c) {
+        fl_unlock(&c->rx_lock);
+        return got ? (ssize_t)got : fail(EBADF);
+      }
+      gen = atomic_fetch_add_explicit(&c->rx_gen, 1, memory_order_relaxed) + 1;
+      continue;
+    }
+
+    if (r == FL_RX_BROKEN) {
+      if (got)
+        break;
+      conn_reset(c, fd);
+      fl_unlock(&c->rx_lock);
+      return fail(ECONNRESET);
+    }
+
+    /* empty */
+    fl_rx_publish(&c->rx);
+    enum fl_state state = fl_rx_state(&c->rx);
+    if (got > 0 && !all) {
+      /* A short count tells an edge-triggered reader that there is no more: be sure that it is so. */
+      if (kernel_quiet(c))
+        break;
+      if (state == FL_WATCHING && !fl_rx_native(&c->rx, c->rx.tail))
+        continue;
+      ssize_t n = kernel_take(c, fd, io, got, io->len - got);
+      if (n > 0)
+        got += (size_t)n;
+      fl_conn_watch(c);
+      break;
+    }
+    if (state == FL_WATCHING) {
+      enum spin s = nonblock ? SPIN_SLEEP : rx_spin(c, fd);
+      if (s == SPIN_RING || !fl_rx_native(&c->rx, c->rx.tail))
+        continue;
+      if (s == SPIN_KERNEL && !(io->flags & (MSG_PEEK | MSG_WAITALL))) {
+        ssize_t n = kernel_take(c, fd, io, got, io->len - got);
+        if (n > 0) {
+          got += (size_t)n;
+          fl_conn_watch(c);
+          break;
+        }
+        /* end, error or nothing yet: the native call says which */
+      }
+    }
+    if (nonblock && got == 0 && !io->msg && !(io->flags & MSG_PEEK) && io->len > 0) {
+      ssize_t n = kernel_take(c, fd, io, 0, io->len);
+      if (n > 0 || n == -EAGAIN) {
+        fl_conn_watch(c);
+        if (n > 0) {
+          got = (size_t)n;
+          break;
+        }
+        fl_unlock(&c->rx_lock);
+        return fail(EAGAIN);
+      }
+    }
+    return recv_empty(c, fd, io, got);
+  }
+  fl_unlock(&c->rx_lock);
+  recv_fill(io);
+  return (ssize_t)got;
+}
+
+ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io) {
+  fl_process_check();
+  if (io->flags & MSG_OOB)
+    fl_conn_pin(c, FL_WHY_OOB);
+  if (io->flags & (MSG_OOB | MSG_ERRQUEUE))
+    return io->native(fd, io);
+  if (io->plain && io->len == 0)
+    return io->native(fd, io);
+  if (!fl_conn_paired(c)) {
+    /* seq_cst, with the phase in pair.c: either this thread sees that the connection is paired now, or the thread that
+     * pairs it sees this sleeper and does not watch */
+    sleeper_begin(c);
+    if (FL_LIKELY(atomic_load_explicit(&c->phase, memory_order_seq_cst) != FL_PAIRED)) {
+      ssize_t n = recv_begun(c, fd, io);
+      if (n > 0 && !(io->flags & MSG_PEEK))
+        fl_pair_tick(c, fd, (size_t)n);
+      return n;
+    }
+    sleeper_end(&(struct sleeper){c, 0});
+  }
+  if (FL_UNLIKELY(fl_lock(&c->rx_lock) != FL_LOCKED)) {
+    fl_conn_pin(c, FL_WHY_LOCK);
+    return recv_native(c, fd, io);
+  }
+  if (FL_UNLIKELY(fl_conn_of(fd) != c || !fl_conn_paired(c))) {
+    fl_unlock(&c->rx_lock);
+    return io->native(fd, io);
+  }
+  if (FL_UNLIKELY(atomic_load_explicit(&c->nholders, memory_order_relaxed) > 1))
+    fl_conn_holders_purge(c);
+  return recv_paired(c, fd, io);
+}

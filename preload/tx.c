@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload/tx.c - sending. Under the send lock: push into the ring; what the ring does not take goes over the kernel lane,
+ * with the lock released and tx_busy raised, so that nobody publishes ring bytes while kernel bytes are on their way out.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "io.h"
+#include "log.h"
+#include "options.h"
+#include "real.h"
+#include "registry/sys.h"
+
+#define ALIVE_EVERY_NS 2000000u /* a writer looks whether its peer is dead at least this often */
+#define SENDFILE_MAX (128u << 10) /* beyond this the kernel's sendfile, which does not copy, is as good */
+#define REST_IOV 64
+
+ssize_t fl_iov_len(const struct iovec *iov, int n) {
+  size_t sum = 0;
+
+  if (n < 0 || n > IOV_MAX || (n && !fl_addr_plausible(iov, (size_t)n * sizeof *iov)))
+    return -1;
+  for (int i = 0; i < n; i++) {
+    if (iov[i].iov_len > SSIZE_MAX - sum || !fl_addr_plausible(iov[i].iov_base, iov[i].iov_len))
+      return -1;
+    sum += iov[i].iov_len;
+  }
+  return (ssize_t)sum;
+}
+
+/* ---- kernel lane ---- */
+
+void fl_send_begin(struct fl_conn *c, size_t hint) {
+  /* seq_cst: pairs with the look at tx_busy under the lock (pair.c, tx_push); either that sees this, or this call's bytes
+   * are sent, and counted, before the ring is used */
+  atomic_fetch_add_explicit(&c->tx_busy, 1, memory_order_seq_cst);
+  if (fl_conn_paired(c))
+    fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed) + hint);
+}
+
+void fl_send_end(struct fl_conn *c, ssize_t sent) {
+  if (sent > 0) {
+    atomic_fetch_add_explicit(&c->ktx, (uint64_t)sent, memory_order_relaxed);
+    fl_count_add(&c->tx_kernel, (uint64_t)sent);
+  }
+  /* release: pairs with the acquire of tx_busy in tx_push; ktx is complete when 0 is seen */
+  int left = atomic_fetch_sub_explicit(&c->tx_busy, 1, memory_order_acq_rel) - 1;
+  if (left == 0 && fl_conn_paired(c))
+    fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
+  if (FL_UNLIKELY(atomic_load_explicit(&c->closed, memory_order_relaxed)))
+    fl_conn_put(c);
+}
+
+/* tx_busy must come down when the thread is cancelled inside the native call. */
+struct busy {
+  struct fl_conn *c;
+  ssize_t sent;
+};
+static void busy_end(struct busy *b) {
+  int saved = errno;
+  fl_send_end(b->c, b->sent);
+  errno = saved;
+}
+
+/* After fl_send_begin. */
+static ssize_t send_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
+  struct busy b __attribute__((cleanup(busy_end))) = {c, 0};
+  b.sent = io->native(fd, io);
+  return b.sent;
+}
+
+static ssize_t send_native(struct fl_conn *c, int fd, const struct fl_io *io) {
+  fl_send_begin(c, io->len);
+  return send_begun(c, fd, io);
+}
+
+/* What the ring did not take. Its errors are not the application's to see: the next call will meet them. */
+static ssize_t native_rest(int fd, const struct fl_io *io) {
+  return REAL(sendmsg)(fd, io->msg, io->flags);
+}
+
+/* After fl_send_begin: all from byte `skip` on. */
+static size_t send_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_t skip) {
+  struct iovec rest[REST_IOV];
+  int n = 0, i = 0;
+
+  while (i < io->iovcnt && skip >= io->iov[i].iov_len)
+    skip -= io->iov[i++].iov_len;
+  size_t len = 0;
+  for (; i < io->iovcnt && n < REST_IOV; i++, n++) {
+    rest[n] = (struct iovec){(char *)io->iov[i].iov_base + skip, io->iov[i].iov_len - skip};
+    len += rest[n].iov_len;
+    skip = 0;
+  }
+  struct msghdr msg = {.msg_iov = rest, .msg_iovlen = (size_t)n};
+  struct fl_io again = {.native = native_rest, .iov = rest, .iovcnt = n, .len = len, .msg = &msg,
+                        .flags = (io->flags & ~MSG_MORE) | MSG_NOSIGNAL};
+  ssize_t sent = send_begun(c, fd, &again);
+  return sent > 0 ? (size_t)sent : 0;
+}
+
+/* ---- ring lane ---- */
+
+/* Has the peer ended or died? Then only the kernel may tell the application how. */
+static bool peer_gone(struct fl_conn *c, int fd) {
+  uint64_t now = fl_now();
+
+  if (FL_LIKELY(now - c->alive_at < fl_ns_to_ticks(ALIVE_EVERY_NS)))
+    return false;
+  if (fl_sys_ready(fd, POLLRDHUP) != 0)
+    return true;
+  c->alive_at = now;
+  return false;
+}
+
+/* Pushes from `done` on; waits a little for space. Lock held. Returns the new count of bytes done. */
+static size_t tx_push(struct fl_conn *c, int fd, const struct fl_io *io) {
+  struct fl_wait w;
+  bool waiting = false;
+  size_t done = 0;
+
+  /* acquire: pairs with the release in fl_send_end */
+  if (!fl_conn_usable(c) || c->tx.broken || atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) > 0)
+    return 0;
+  if (peer_gone(c, fd))
+    return 0;
+  uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_relaxed);
+  fl_tx_at_cpu(&c->tx, fl_cpu());
+  for (;;) {
+    size_t n;
+    enum fl_tx_result r = fl_tx_push(&c->tx, io->iov, done, io->len - done, ktx, &n);
+    done += n;
+    if (FL_LIKELY(r == FL_TX_OK) || r == FL_TX_NATIVE)
+      break;
+    if (r == FL_TX_BROKEN) {
+      fl_conn_pin(c, FL_WHY_RUBBISH);
+      break;
+    }
+    if (!waiting) {
+      fl_wait_begin(&w, &c->tx_hist, fl_tx_peer_cpu(&c->tx), (uint64_t)fl_options.spin_us * 1000);
+      waiting = true;
+    } else if (n) { /* it drains: a new wait begins */
+      fl_wait_end(&w, true);
+      fl_wait_begin(&w, &c->tx_hist, fl_tx_peer_cpu(&c->tx), (uint64_t)fl_options.spin_us * 1000);
+    }
+    bool sleep = false;
+    while (fl_tx_space(&c->tx) == FL_TX_FULL && !sleep)
+      sleep = fl_wait_step(&w) == FL_WAIT_SLEEP;
+    if (sleep)
+      break;
+  }
+  if (waiting)
+    fl_wait_end(&w, done == io->len);
+  return done;
+}
+
+ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
+  fl_process_check();
+  if (io->flags & MSG_OOB)
+    fl_conn_pin(c, FL_WHY_OOB);
+
+  bool plain = io->len > 0 && (io->flags & ~(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE | MSG_EOR | MSG_CONFIRM)) == 0 &&
+               (!io->msg || io->msg->msg_controllen == 0) && !io->to && !(io->msg && io->msg->msg_namelen);
+  if (!fl_conn_paired(c) || !plain) {
+    ssize_t n = send_native(c, fd, io);
+    if (n > 0 && !fl_conn_paired(c))
+      fl_pair_tick(c, fd, (size_t)n);
+    return n;
+  }
+
+  if (fl_lock(&c->tx_lock) != FL_LOCKED)
+    return send_native(c, fd, io);
+  if (FL_UNLIKELY(fl_conn_of(fd) != c)) {
+    fl_unlock(&c->tx_lock);
+    return io->native(fd, io);
+  }
+  size_t done = atomic_load_explicit(&c->shut_wr, memory_order_relaxed) ? 0 : tx_push(c, fd, io);
+  if (done)
+    fl_count_add(&c->tx_ring, done);
+  if (FL_LIKELY(done == io->len)) {
+    fl_unlock(&c->tx_lock);
+    return (ssize_t)done;
+  }
+  /* raised before the lock is released: the rest follows what was published, and nobody may publish in between */
+  fl_send_begin(c, io->len - done);
+  fl_unlock(&c->tx_lock);
+  if (done == 0)
+    return send_begun(c, fd, io);
+  int saved = errno;
+  done += send_rest(c, fd, io, done);
+  errno = saved;
+  return (ssize_t)done;
+}
+
+/* ---- sendfile ---- */
+
+bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ssize_t *result) {
+  struct iovec span[2];
+  struct fl_io none = {.len = n};
+
+  if (!fl_conn_paired(c) || n == 0 || n > SENDFILE_MAX || fl_lock(&c->tx_lock) != FL_LOCKED)
+    return false;
+  bool did = false;
+  if (fl_conn_of(fd) != c || !fl_conn_usable(c) || c->tx.broken || atomic_load_explicit(&c->shut_wr, memory_order_relaxed) ||
+      atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) > 0 || peer_gone(c, fd))
+    goto out;
+  fl_tx_at_cpu(&c->tx, fl_cpu());
+  /* all or nothing: what does not fit is the kernel's to send, without copying */
+  if (fl_tx_reserve(&c->tx, none.len, atomic_load_explicit(&c->ktx, memory_order_relaxed), span) != FL_TX_OK)
+    goto out;
+  /* only a regular file: a pread of anything else fails or may block */
+  off_t at = offset ? *offset : (off_t)fl_syscall6(__NR_lseek, in, 0, SEEK_CUR, 0, 0, 0);
+  if (at < 0)
+    goto out;
+  ssize_t got = fl_syscall6(__NR_preadv, in, (long)span, span[1].iov_len ? 2 : 1, (long)at, 0, 0);
+  if (got <= 0 || fl_tx_publish(&c->tx, (size_t)got) != FL_TX_OK)
+    goto out;
+  fl_count_add(&c->tx_ring, (uint64_t)got);
+  if (offset)
+    *offset = at + got;
+  else
+    fl_syscall6(__NR_lseek, in, (long)(at + got), SEEK_SET, 0, 0, 0);
+  *result = got;
+  did = true;
+out:
+  fl_unlock(&c->tx_lock);
+  return did;
+}
