@@ -22,12 +22,13 @@
 #define FL_SIGNALS_HANDLERS 128
 
 /*
- * Written by handlers only, on the thread that reads it; atomic because a handler may interrupt another in mid-increment, and
- * then no increment may be lost. Initial-exec: a handler must not allocate, as the first access to dynamic TLS does.
+ * Written by handlers only, on the thread that reads it. Atomic because a handler may interrupt another in mid-increment, and
+ * then no increment may be lost; volatile because nothing in a loop that reads it again tells the compiler that it may have
+ * changed. Initial-exec: a handler must not allocate, as the first access to dynamic TLS does.
  */
 struct fl_signals {
-  _Atomic uint32_t any;
-  _Atomic uint32_t norestart;
+  volatile _Atomic uint32_t any;
+  volatile _Atomic uint32_t norestart;
 };
 extern __thread struct fl_signals fl_signals __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
