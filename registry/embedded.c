@@ -51,9 +51,9 @@ static uid_t overflow_uid(void) {
   char buf[32];
 
   if (value == 0) {
-    value = DEFAULT_OVERFLOW_UID;
-    if (read_file("/proc/sys/kernel/overflowuid", buf, sizeof(buf)) > 0)
-      parse_number(buf, &value);
+    if (read_file("/proc/sys/kernel/overflowuid", buf, sizeof(buf)) <= 0)
+      return DEFAULT_OVERFLOW_UID;
+    parse_number(buf, &value);
     atomic_store_explicit(&cached, ++value, memory_order_relaxed);
   }
   return (uid_t)(value - 1);
@@ -61,21 +61,23 @@ static uid_t overflow_uid(void) {
 
 /*
  * Does a uid name one user? In a user namespace that does not map every uid, all others look the same, "nobody", and
- * two of them must not be taken for one.
+ * two of them must not be taken for one. 0, -EPERM, or the -errno of a system with no descriptor left for the question.
  */
-static bool uid_names_one(uid_t uid) {
+static int check_uid_names_one(uid_t uid) {
   char map[64];
   uint64_t inside, outside, count;
   const char *p = map;
+  ssize_t n;
 
   if (uid != overflow_uid())
-    return true;
-  if (read_file("/proc/self/uid_map", map, sizeof(map)) <= 0)
-    return false;
+    return 0;
+  n = read_file("/proc/self/uid_map", map, sizeof(map));
+  if (n <= 0)
+    return n == -EMFILE || n == -ENFILE || n == -ENOMEM ? (int)n : -EPERM;
   p = parse_number(p, &inside);
   p = parse_number(p, &outside);
   parse_number(p, &count);
-  return inside == 0 && outside == 0 && count == UINT32_MAX;
+  return inside == 0 && outside == 0 && count == UINT32_MAX ? 0 : -EPERM;
 }
 
 /* Does the process behind an AF_UNIX connection run as the owner of the TCP peer? 0, -EPERM, or another -errno. */
@@ -86,7 +88,7 @@ static int check_uid(int fd, uid_t want) {
 
   if (rc < 0)
     return rc;
-  return cred.uid == want && uid_names_one(want) ? 0 : -EPERM;
+  return cred.uid == want ? check_uid_names_one(want) : -EPERM;
 }
 
 /* ---- descriptors and results ---- */

@@ -392,12 +392,15 @@ Test(pairing, a_wrong_ring_size_is_an_error) {
 /* ---- a system that refuses ---- */
 
 Test(pairing, without_descriptors_is_an_error) {
-  for (int room = 0; room < 3; room++) { /* for nothing; for one at a time; for the socket and the memfd */
+  static const int rooms[] = {0, 1, 3}; /* for nothing; for one at a time; enough, also to ask who "nobody" is */
+
+  for (int i = 0, room; i < 3; i++) {
     struct scene s = scene(V4);
     struct fl_pairing mine;
     struct fl_rdv rdv;
     struct reply r;
 
+    room = rooms[i];
     cr_assert_eq(fl_rdv_start(&rdv, &s.t, RING, BASE_FD, &mine), FL_RDV_WAIT);
     cr_assert_eq(ask(&s.p, OP_NOFILE, room, "").rc, 0);
     r = tell(&s.p, OP_START);
