@@ -334,8 +334,6 @@ void fl_process_exit(void) {
   fl_process_walk(leave_one, NULL);
 }
 
-__attribute__((destructor)) static void at_end(void) { fl_process_exit(); }
-
 FL_EXPORT __attribute__((noreturn)) void _exit(int status) {
   fl_process_exit();
   REAL(_exit)(status);

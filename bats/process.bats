@@ -1,0 +1,95 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# A connection while its process forks, execs, starts helpers and ends: the same as on plain TCP, and on the rings again as
+# soon as one process is left to hold it. The programs are in tests/process/.
+
+load lib
+
+setup_file() {
+  local name
+  need cc
+  chmod a+rx "$BATS_FILE_TMPDIR"
+  for name in far forks execs helpers ends hammer; do
+    cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/$name" "$REPOSITORY/tests/process/$name.c"
+  done
+}
+
+run_program() { # PROGRAM ARGUMENT...
+  client "$BATS_FILE_TMPDIR/$1" "${@:2}"
+}
+
+# PROGRAM ARGUMENT...: the output is what it is on plain TCP.
+same() {
+  mode both
+  same_as_tcp run_program "$@"
+}
+
+# The same, and the connection was on its rings after the other process had gone: nearly all bytes of these programs come
+# after that. (How many of them meet a reader that is awake depends on the machine; without rings it is below 0.1 %.)
+same_on_rings() {
+  same "$@"
+  assert_ring_share far 3
+}
+
+@test "fork: both use the connection in turn, the child exits, the parent is on the ring" { same_on_rings forks turns fork; }
+@test "_Fork: both use the connection in turn" { same_on_rings forks turns _Fork; }
+@test "forkpty: both use the connection in turn" { same_on_rings forks turns forkpty; }
+@test "clone, which no handler sees: both use the connection in turn" { same_on_rings forks turns clone; }
+@test "fork: the parent closes, the child is on the ring" { same_on_rings forks child fork; }
+@test "_Fork: the parent closes, the child is on the ring" { same_on_rings forks child _Fork; }
+@test "clone: the parent closes, the child is on the ring" { same_on_rings forks child clone; }
+@test "fork: the child closes and lives on, the parent is on the ring" { same_on_rings forks parent fork; }
+@test "_Fork: the child closes and lives on, the parent is on the ring" { same_on_rings forks parent _Fork; }
+@test "clone: the child closes and lives on, the parent is on the ring" { same_on_rings forks parent clone; }
+@test "fork: the child receives what the parent sends" { same forks split fork; }
+@test "_Fork: the child receives what the parent sends" { same forks split _Fork; }
+@test "fork: the child is killed, the parent is on the ring" { same_on_rings forks killed fork; }
+@test "fork: a grandchild and a child come and go" { same_on_rings forks nested; }
+@test "daemon with an open connection: the daemon is on the ring" { same_on_rings forks daemon; }
+@test "forks that fail leave the connection on the ring" {
+  ((EUID == 0)) || skip "needs root to become a user with no processes left"
+  same_on_rings forks failed
+}
+@test "a server that forks for every connection" { same_on_rings forks per-connection; }
+@test "a server whose children accept" { same_on_rings forks prefork; }
+
+@test "exec: every function of the family gives arguments and environment on" { same execs arguments; }
+@test "exec: the new program, with the library, goes on with the connection" { same execs inherit with; }
+@test "exec: the new program, without the library, goes on with the connection" { same execs inherit without; }
+@test "exec: a child's program with the library uses the connection, then the parent" { same execs lend with; }
+@test "exec: a child's program without the library uses the connection, then the parent" { same execs lend without; }
+@test "exec that fails leaves the connection on the ring" { same_on_rings execs failed; }
+@test "exec closes a connection with all bytes read" { same execs cloexec read; }
+@test "exec closes a connection with bytes unread" { same execs cloexec unread; }
+@test "exec in a child closes its descriptor, the parent is on the ring while the child lives" {
+  same_on_rings execs cloexec-child
+}
+@test "vfork and exec of a program that does not use the connection" { same_on_rings execs vfork-idle; }
+@test "vfork: the connection becomes a program's output" { same execs vfork-output; }
+
+@test "posix_spawn of a program that does not use the connection" { same_on_rings helpers spawn-idle; }
+@test "posix_spawn: the connection is on TCP while the program lives, on the ring after it" {
+  same_on_rings helpers spawn-live
+}
+@test "posix_spawn: the connection becomes a program's output" { same helpers spawn-output; }
+@test "posix_spawn that fails leaves the connection on the ring" { same_on_rings helpers spawn-missing; }
+@test "system: a command that does not use the connection" { same_on_rings helpers system-idle; }
+@test "system: a command that writes to the connection" { same helpers system-output; }
+@test "system: another thread uses one connection and closes another" { same_on_rings helpers system-thread; }
+@test "popen: commands that do not use the connection" { same_on_rings helpers popen-idle; }
+
+@test "_exit with all bytes read" { same ends _exit read; }
+@test "_exit with unread bytes" { same ends _exit unread; }
+@test "_Exit with unread bytes" { same ends _Exit unread; }
+@test "exit with all bytes read" { same ends exit read; }
+@test "exit with unread bytes" { same ends exit unread; }
+@test "quick_exit with unread bytes" { same ends quick_exit unread; }
+@test "return from main with unread bytes" { same ends return unread; }
+@test "SIGKILL with unread bytes" { same ends kill unread; }
+@test "_exit in another thread with unread bytes" { same ends thread unread; }
+@test "_exit in a signal handler with unread bytes" { same ends handler unread; }
+@test "close with all bytes read" { same ends close read; }
+@test "close with unread bytes" { same ends close unread; }
+@test "a forked child ends with bytes unread, the parent reads them" { same ends child unread; }
+
+@test "children come and go while threads send and receive" { same hammer "$(scaled 200)"; }
