@@ -22,8 +22,9 @@ void fl_segment_init(struct fl_segment *seg, uint32_t ring_size) {
 }
 
 uint32_t fl_segment_check(const struct fl_segment *seg, size_t bytes) {
+  if (bytes < FL_PAGE) /* the header itself would lie outside the mapping */
+    return 0;
   uint32_t size = *(const volatile uint32_t *)&seg->ring_size;
-
   if (seg->magic != FL_SEGMENT_MAGIC || seg->version != FL_SEGMENT_VERSION)
     return 0;
   if (!fl_ring_size_valid(size) || bytes != fl_segment_bytes(size))
@@ -102,11 +103,15 @@ static void tx_extent(struct fl_tx *tx, uint64_t koff) {
     tx->pending = true;
   }
   struct fl_extent *e = &tx->lane->extents[(tx->extent_head - 1) % FL_EXTENTS];
-  /* relaxed, all four: the publishing CAS releases them, and the receiver ignores extents at or beyond the head */
+  /* relaxed, all three: the store of extent_head releases them */
   atomic_store_explicit(&e->pos, tx->head, memory_order_relaxed);
   atomic_store_explicit(&e->koff, koff, memory_order_relaxed);
   atomic_store_explicit(&e->off, tx->off, memory_order_relaxed);
-  atomic_store_explicit(&tx->lane->extent_head, tx->extent_head, memory_order_relaxed);
+  /*
+   * release: pairs with rx_extents. The publishing CAS would be too late: the receiver may count this extent before that,
+   * while it looks for the end of an earlier one, and must then find a position at or beyond its head, not an old one.
+   */
+  atomic_store_explicit(&tx->lane->extent_head, tx->extent_head, memory_order_release);
   tx->koff = koff;
 }
 
@@ -246,8 +251,11 @@ static bool rx_refresh(struct fl_rx *rx) {
 
 /* Moves to the extent that describes the tail and finds where the following one begins; false if they make no sense. */
 static bool rx_extents(struct fl_rx *rx) {
-  /* relaxed: the acquire of the head already ordered it; every extent below the head is counted in it */
-  uint32_t written = atomic_load_explicit(&rx->lane->extent_head, memory_order_relaxed);
+  /*
+   * acquire: pairs with tx_extent. Every extent below the head is counted, which the acquire of the head ordered; there may
+   * be one more, not published yet, and its position has to be the new one.
+   */
+  uint32_t written = atomic_load_explicit(&rx->lane->extent_head, memory_order_acquire);
 
   if (written - rx->extent > FL_EXTENTS)
     return false;
@@ -339,6 +347,13 @@ bool fl_rx_native(struct fl_rx *rx, uint64_t head) {
   if (atomic_compare_exchange_strong_explicit(&rx->lane->word, &expected, native, memory_order_acq_rel,
                                               memory_order_acquire))
     return true;
+  if (expected >> FL_STATE_BITS == head && (expected & FL_STATE_MASK) != FL_NATIVE) {
+    /*
+     * A state that only a peer that lies can have left. Failing here would make the caller look at an empty ring and try
+     * again, for ever. acq_rel, as above.
+     */
+    expected = atomic_fetch_and_explicit(&rx->lane->word, ~FL_STATE_MASK, memory_order_acq_rel) & ~FL_STATE_MASK;
+  }
   return expected == native;
 }
 

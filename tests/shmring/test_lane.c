@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/* tests/shmring/test_lane.c - one test per behaviour of shmring/lane.c, between honest ends. */
+#include "segment.h"
+
+#include "check.h"
+
+static struct pair p;
+static struct fl_tx *tx; /* of end 0 */
+static struct fl_rx *rx; /* of end 1 */
+static struct fl_span span[2];
+static uint64_t need;
+static size_t done;
+static unsigned char data[2 * RING];
+
+static void setup(void) {
+  p = pair_new(RING);
+  tx = &p.tx[0];
+  rx = &p.rx[1];
+  for (size_t i = 0; i < sizeof data; i++)
+    data[i] = (unsigned char)(i * 7 + i / 251);
+  fl_rx_watch(rx);
+}
+
+static void teardown(void) { pair_free(&p, RING); }
+
+TestSuite(lane, .init = setup, .fini = teardown);
+
+/* Reads n bytes of the ring lane and compares them. */
+static void expect_bytes(const unsigned char *want, size_t n, uint64_t krx) {
+  while (n) {
+    cr_assert_eq(fl_rx_peek(rx, krx, span, &need), FL_RX_RING);
+    size_t part = span[0].len < n ? span[0].len : n;
+    cr_assert(part > 0);
+    cr_assert(memcmp(span[0].base, want, part) == 0);
+    fl_rx_consume(rx, part);
+    want += part;
+    n -= part;
+  }
+}
+
+static void expect_empty(uint64_t krx) { cr_assert_eq(fl_rx_peek(rx, krx, span, &need), FL_RX_EMPTY); }
+
+Test(lane, fresh_segment_is_native) {
+  struct fl_tx *other = &p.tx[1];
+
+  cr_assert_eq(fl_rx_state(&p.rx[0]), FL_NATIVE);
+  cr_assert_eq(push(other, "x", 1, 0, &done), FL_TX_NATIVE);
+  cr_assert_eq(done, 0);
+  cr_assert_eq(fl_tx_space(other), FL_TX_NATIVE);
+}
+
+Test(lane, pushed_bytes_come_out_in_order) {
+  cr_assert_eq(push(tx, "hello ", 6, 0, &done), FL_TX_OK);
+  cr_assert_eq(push(tx, "world", 5, 0, &done), FL_TX_OK);
+  cr_assert_eq(done, 5);
+  expect_bytes((const unsigned char *)"hello world", 11, 0);
+  expect_empty(0);
+}
+
+Test(lane, the_two_directions_do_not_meet) {
+  fl_rx_watch(&p.rx[0]);
+  cr_assert_eq(push(&p.tx[0], "a", 1, 0, &done), FL_TX_OK);
+  cr_assert_eq(push(&p.tx[1], "b", 1, 0, &done), FL_TX_OK);
+  cr_assert_eq(fl_rx_peek(&p.rx[0], 0, span, &need), FL_RX_RING);
+  cr_assert_eq(*span[0].base, 'b');
+  cr_assert_eq(fl_rx_peek(&p.rx[1], 0, span, &need), FL_RX_RING);
+  cr_assert_eq(*span[0].base, 'a');
+}
+
+Test(lane, iovecs_are_gathered_from_skip_on) {
+  struct iovec iov[] = {{"abc", 3}, {"", 0}, {"defg", 4}, {"hi", 2}};
+
+  cr_assert_eq(fl_tx_push(tx, iov, 4, 4, 0, &done), FL_TX_OK);
+  expect_bytes((const unsigned char *)"efgh", 4, 0);
+  expect_empty(0);
+}
+
+Test(lane, bytes_wrap_around_the_end_of_the_ring) {
+  push(tx, data, RING - 10, 0, &done);
+  expect_bytes(data, RING - 20, 0); /* ten stay, so that the ring may not start again at 0 */
+  fl_rx_publish(rx);
+  cr_assert_eq(push(tx, data + RING - 10, 100, 0, &done), FL_TX_OK);
+  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_RING);
+  expect_bytes(data + RING - 20, 10, 0);
+  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_RING);
+  cr_assert_eq(span[0].len, 10);
+  cr_assert_eq(span[1].len, 90);
+  cr_assert(memcmp(span[1].base, data + RING, 90) == 0);
+  expect_bytes(data + RING - 10, 100, 0);
+}
+
+Test(lane, kernel_bytes_that_were_sent_first_are_asked_for_first) {
+  push(tx, "a", 1, 0, &done);
+  push(tx, "b", 1, 5, &done);
+  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_RING);
+  cr_assert_eq(span[0].len + span[1].len, 1);
+  fl_rx_consume(rx, 1);
+  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_KERNEL);
+  cr_assert_eq(need, 5);
+  cr_assert_eq(fl_rx_peek(rx, 3, span, &need), FL_RX_KERNEL);
+  cr_assert_eq(need, 2);
+  expect_bytes((const unsigned char *)"b", 1, 5);
+}
+
+Test(lane, an_empty_ring_starts_again_at_offset_0) {
+  push(tx, data, 4000, 0, &done);
+  expect_bytes(data, 4000, 0);
+  fl_rx_publish(rx);
+  push(tx, data, 200, 0, &done);
+  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_RING);
+  cr_assert_eq(span[0].base, rx->ring);
+  expect_bytes(data, 200, 0);
+}
+
+Test(lane, a_ring_with_unread_bytes_does_not_start_again) {
+  push(tx, data, 4000, 0, &done);
+  expect_bytes(data, 3999, 0);
+  fl_rx_publish(rx);
+  push(tx, data + 4000, 200, 0, &done);
+  cr_assert_eq(tx->off, 4200);
+  expect_bytes(data + 3999, 201, 0);
+}
+
+Test(lane, a_start_at_0_whose_publication_failed_is_kept) {
+  struct iovec v[2];
+
+  push(tx, data, 4000, 0, &done);
+  expect_bytes(data, 4000, 0);
+  fl_rx_publish(rx);
+  fl_tx_reserve(tx, 200, 0, v);
+  fl_rx_native_always(rx);
+  cr_assert_eq(fl_tx_publish(tx, 200), FL_TX_NATIVE);
+  fl_rx_watch(rx);
+  cr_assert_eq(push(tx, data + 7, 300, 9, &done), FL_TX_OK);
+  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_KERNEL);
+  cr_assert_eq(need, 9);
+  expect_bytes(data + 7, 300, 9);
+}
+
+Test(lane, a_full_ring_takes_a_prefix) {
+  cr_assert_eq(push(tx, data, RING + 100, 0, &done), FL_TX_FULL);
+  cr_assert_eq(done, RING);
+  cr_assert_eq(push(tx, data, 1, 0, &done), FL_TX_FULL);
+  cr_assert_eq(done, 0);
+  cr_assert_eq(fl_tx_space(tx), FL_TX_FULL);
+  expect_bytes(data, RING, 0);
+  cr_assert_eq(push(tx, data, 1, 0, &done), FL_TX_OK);
+}
+
+Test(lane, the_tail_is_published_lazily) {
+  push(tx, data, RING, 0, &done);
+  expect_bytes(data, 1, 0);
+  cr_assert_eq(fl_tx_space(tx), FL_TX_FULL);
+  fl_rx_publish(rx);
+  cr_assert_eq(fl_tx_space(tx), FL_TX_OK);
+  cr_assert_eq(fl_tx_unconsumed(tx), RING - 1);
+}
+
+Test(lane, an_eighth_of_the_ring_is_published_at_once) {
+  push(tx, data, RING, 0, &done);
+  expect_bytes(data, RING / 8 - 1, 0);
+  cr_assert_eq(fl_tx_unconsumed(tx), RING);
+  expect_bytes(data + RING / 8 - 1, 1, 0);
+  cr_assert_eq(fl_tx_unconsumed(tx), RING - RING / 8);
+}
+
+Test(lane, a_full_extent_table_refuses_a_new_koff_only) {
+  uint64_t krx = 0;
+
+  for (uint64_t k = 0; k < FL_EXTENTS; k++)
+    cr_assert_eq(push(tx, data + k, 1, k, &done), FL_TX_OK);
+  cr_assert_eq(push(tx, data, 1, FL_EXTENTS, &done), FL_TX_FULL);
+  cr_assert_eq(done, 0);
+  cr_assert_eq(push(tx, data + FL_EXTENTS, 1, FL_EXTENTS - 1, &done), FL_TX_OK);
+  for (size_t i = 0; i < FL_EXTENTS; i++, krx++)
+    expect_bytes(data + i, 1, krx);
+  expect_bytes(data + FL_EXTENTS, 1, FL_EXTENTS - 1);
+  fl_rx_publish(rx);
+  cr_assert_eq(push(tx, data, 1, FL_EXTENTS, &done), FL_TX_OK);
+  expect_bytes(data, 1, FL_EXTENTS);
+}
+
+Test(lane, a_failed_publication_leaves_nothing_behind) {
+  struct iovec v[2];
+
+  cr_assert_eq(fl_tx_reserve(tx, 3, 0, v), FL_TX_OK);
+  memcpy(v[0].iov_base, "old", 3);
+  fl_rx_native_always(rx);
+  cr_assert_eq(fl_tx_publish(tx, 3), FL_TX_NATIVE);
+  expect_empty(0);
+  fl_rx_watch(rx);
+  expect_empty(3);
+  /* the three went over the kernel lane */
+  cr_assert_eq(push(tx, "new!", 4, 3, &done), FL_TX_OK);
+  expect_bytes((const unsigned char *)"new!", 4, 3);
+}
+
+Test(lane, the_extent_of_a_failed_publication_is_written_over) {
+  struct iovec v[2];
+
+  for (uint64_t k = 0; k < 3 * FL_EXTENTS; k++) {
+    cr_assert_eq(fl_tx_reserve(tx, 1, k, v), FL_TX_OK);
+    fl_rx_native_always(rx);
+    cr_assert_eq(fl_tx_publish(tx, 1), FL_TX_NATIVE);
+    fl_rx_watch(rx);
+  }
+  cr_assert_eq(tx->extent_head, 1);
+  cr_assert_eq(push(tx, "z", 1, 500, &done), FL_TX_OK);
+  expect_bytes((const unsigned char *)"z", 1, 500);
+}
+
+Test(lane, a_reservation_that_is_not_published_is_not_seen) {
+  struct iovec v[2];
+
+  push(tx, "a", 1, 0, &done);
+  fl_tx_reserve(tx, 10, 4, v);
+  expect_bytes((const unsigned char *)"a", 1, 0);
+  expect_empty(0);
+}
+
+Test(lane, a_reservation_is_published_in_part) {
+  struct iovec v[2];
+
+  fl_tx_reserve(tx, 10, 0, v);
+  memcpy(v[0].iov_base, "0123456789", 10);
+  cr_assert_eq(fl_tx_publish(tx, 4), FL_TX_OK);
+  push(tx, "xyz", 3, 0, &done);
+  expect_bytes((const unsigned char *)"0123xyz", 7, 0);
+  expect_empty(0);
+}
+
+Test(lane, native_fails_when_something_newer_was_published) {
+  cr_assert(fl_rx_native(rx, 0));
+  fl_rx_watch(rx);
+  push(tx, "a", 1, 0, &done);
+  cr_assert_not(fl_rx_native(rx, 0));
+  cr_assert_eq(fl_rx_state(rx), FL_WATCHING);
+  cr_assert(fl_rx_native(rx, 1)); /* a waiter to whom position 1 has been reported */
+  cr_assert(fl_rx_native(rx, 1));
+  cr_assert_not(fl_rx_native(rx, 0)); /* NATIVE, but not empty */
+}
+
+Test(lane, nothing_is_added_while_native) {
+  cr_assert(fl_rx_native(rx, 0));
+  cr_assert_eq(push(tx, "a", 1, 0, &done), FL_TX_NATIVE);
+  cr_assert_eq(done, 0);
+  expect_empty(0);
+}
+
+Test(lane, what_the_ring_holds_survives_a_forced_native) {
+  push(tx, "keep", 4, 2, &done);
+  fl_rx_native_always(rx);
+  cr_assert_eq(fl_rx_pending(rx), 4);
+  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_KERNEL);
+  expect_bytes((const unsigned char *)"keep", 4, 2);
+  expect_empty(7);
+}
+
+Test(lane, hints_flags_and_cpus_reach_the_other_end) {
+  cr_assert_eq(fl_rx_peer_cpu(rx), -1);
+  fl_tx_at_cpu(tx, 3);
+  fl_rx_at_cpu(rx, 4);
+  fl_tx_hint(tx, 77);
+  fl_tx_flag(tx, FL_FLAG_FIN);
+  cr_assert_eq(fl_rx_peer_cpu(rx), 3);
+  cr_assert_eq(fl_tx_peer_cpu(tx), 4);
+  cr_assert_eq(fl_rx_kernel_hint(rx), 77);
+  cr_assert_eq(fl_rx_flags(rx), FL_FLAG_FIN);
+}
+
+Test(lane, only_powers_of_two_in_range_are_ring_sizes) {
+  cr_assert(fl_ring_size_valid(FL_RING_MIN) && fl_ring_size_valid(FL_RING_MAX));
+  cr_assert_not(fl_ring_size_valid(0));
+  cr_assert_not(fl_ring_size_valid(FL_RING_MIN / 2));
+  cr_assert_not(fl_ring_size_valid(FL_RING_MIN + 4096));
+  cr_assert_not(fl_ring_size_valid(2ull * FL_RING_MAX));
+}
+
+Test(lane, a_segment_with_a_bad_header_is_refused) {
+  size_t bytes = fl_segment_bytes(RING);
+
+  cr_assert_eq(fl_segment_check(p.seg, bytes), RING);
+  cr_assert_eq(fl_segment_check(p.seg, bytes - 1), 0);
+  cr_assert_eq(fl_segment_check(p.seg, bytes + 1), 0);
+  p.seg->ring_size = 2 * RING;
+  cr_assert_eq(fl_segment_check(p.seg, bytes), 0);
+  p.seg->ring_size = 0;
+  cr_assert_eq(fl_segment_check(p.seg, fl_segment_bytes(0)), 0);
+  p.seg->ring_size = RING;
+  p.seg->version++;
+  cr_assert_eq(fl_segment_check(p.seg, bytes), 0);
+  p.seg->version--;
+  p.seg->magic ^= 1;
+  cr_assert_eq(fl_segment_check(p.seg, bytes), 0);
+}
+
+Test(lane, a_segment_smaller_than_its_header_is_not_read) {
+  /* the page after the segment may not be touched */
+  const void *end = (const unsigned char *)p.seg + fl_segment_bytes(RING);
+
+  cr_assert_eq(fl_segment_check(end, 0), 0);
+}
