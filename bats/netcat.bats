@@ -122,13 +122,14 @@ netcat_download() {
   wait_listen "$PORT"
   local i
   for i in {1..10}; do
-    client socat -t 30 - "$TCP:$AT:$PORT" <"$T/file" >"$T/got.$i" &
+    client_in_background "client$i" socat -t 30 OPEN:"$T/file"'!!'STDOUT "$TCP:$AT:$PORT"
   done
-  wait_for 20 no_jobs
-  for i in {1..10}; do same_file "$T/file" "$T/got.$i"; done
+  for i in {1..10}; do
+    finish "client$i"
+    same_file "$T/file" "$T/client$i.out"
+  done
   stop socat
 }
-no_jobs() { [[ $(jobs -rp | wc -l) == "${#PIDS[@]}" ]]; }
 
 @test "a chain of four socat processes passes everything on" {
   mode both
