@@ -278,9 +278,13 @@ FL_EXPORT int forkpty(int *master, char *name, const struct termios *term, const
 }
 
 FL_EXPORT int daemon(int nochdir, int noclose) {
+  int32_t caller = fl_sys_getpid();
   int rc = EXTRA(daemon)(nochdir, noclose);
 
-  fork_done(0); /* the parent comes here only if the fork failed; the child has no mark any more */
+  if (fl_sys_getpid() == caller)
+    fork_done(0); /* it failed */
+  else /* the parent ends inside of libc, where no hook sees it, and stays a zombie for as long as its own parent likes */
+    fl_holders_settle(caller, FL_HOLDER_GONE);
   return rc;
 }
 
