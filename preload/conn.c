@@ -81,7 +81,7 @@ void fl_conn_open(int fd, bool nonblock) {
   if (!c)
     return;
   struct fl_local *l = fl_local_of(c);
-  *l = (struct fl_local){.nfds = 1, .rdv = {.fd = -1}};
+  *l = (struct fl_local){.nfds = 1, .rdv = {.fd = -1, .visitor = -1}};
   atomic_store_explicit(&c->nonblock, nonblock, memory_order_relaxed);
   atomic_store_explicit(&c->reason, FL_WHY_YOUNG, memory_order_relaxed);
   atomic_store_explicit(&c->fd_hint, fd, memory_order_relaxed);
@@ -146,7 +146,9 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
     fl_unlock(&c->rx_lock);
   if (tx)
     fl_unlock(&c->tx_lock);
-  if (seg)
+  /* acquire: a thread that still sleeps on a full ring looks at the segment; closing under a blocked writer is rare enough
+   * to leave the mapping to the end of the process */
+  if (seg && atomic_load_explicit(&c->tx_sleepers, memory_order_acquire) == 0)
     fl_sys_munmap(seg, l->seg_bytes);
   fl_conn_holder_drop(c, fl_pid());
   if (sole)

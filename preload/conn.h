@@ -101,11 +101,13 @@ struct fl_conn {
   /* sending: under tx_lock */
   _Alignas(128) fl_lock_t tx_lock;
   _Atomic int32_t tx_busy; /* threads inside a native send that may block */
+  _Atomic int32_t tx_sleepers; /* threads that sleep until a full ring has space: the segment stays mapped */
   _Atomic uint64_t ktx;    /* bytes ever sent on the kernel lane */
   uint64_t alive_at;       /* fl_now(): when the peer was last seen not to be dead */
   struct fl_tx tx;
   struct fl_count tx_ring, tx_kernel;
   struct fl_wait_hist tx_hist;
+  uint32_t full_skip, full_vain; /* tx.c: sleeping on a full ring */
 
   /* receiving: under rx_lock */
   _Alignas(128) fl_lock_t rx_lock;

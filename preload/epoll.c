@@ -401,6 +401,14 @@ static bool any_hot(struct fl_epoll *s) {
   return false;
 }
 
+/* Does some hot peer say that bytes are, or will be, on the kernel lane? Then the kernel is asked before anything else. */
+static bool kernel_busy(struct fl_epoll *s) {
+  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
+    if (!fl_rx_quiet(s->hot[i]->conn))
+      return true;
+  return false;
+}
+
 /* A CPU of some hot peer: -1 if one of them is on another CPU or not known, else ours. */
 static int peers_cpu(struct fl_epoll *s) {
   int here = fl_cpu();
@@ -423,6 +431,8 @@ static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, struct epoll_ev
 
   for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
     fl_rx_at_cpu(&s->hot[i]->conn->rx, fl_cpu());
+  if (kernel_busy(s) && (*n = merge(epfd, events, 0, max)) > 0)
+    return SPUN_KERNEL;
   fl_wait_begin(&w, &s->hist, peers_cpu(s), ns);
   for (;;) {
     if (any_hot(s)) {
@@ -516,7 +526,7 @@ static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events
 int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
                   const sigset_t *mask) {
   uint64_t begin = timeout && (timeout->tv_sec || timeout->tv_nsec) ? fl_now() : 0;
-  bool spun = fl_options.spin_us == 0 || mask;
+  bool spun = mask != NULL;
   int n = 0;
 
   fl_process_check();

@@ -45,6 +45,9 @@ void fl_send_end(struct fl_conn *c, ssize_t sent);
  */
 bool fl_rx_ready(struct fl_conn *c, uint64_t *seen);
 
+/* The peer says that it sent nothing on the kernel lane that is not consumed, and announced no end. A hint. */
+bool fl_rx_quiet(const struct fl_conn *c);
+
 /* Sum of the lengths, or -1 if it overflows or there are too many (the kernel then says so itself). */
 ssize_t fl_iov_len(const struct iovec *iov, int n);
 

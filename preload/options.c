@@ -29,8 +29,7 @@ struct fl_options fl_options;
 #define FL_OPT(name, type, preset, values, help) \
   _Static_assert(sizeof(#name) <= NAME_MAX_LEN, "NAME_MAX_LEN holds every name"); \
   static const char env_##name[] = { \
-    'F', 'A', 'S', 'T', 'L', 'O', 'C', 'A', 'L', '_', \
-    UP4(#name, 0), UP4(#name, 4), UP4(#name, 8), UP4(#name, 12), \
+      'F', 'A', 'S', 'T', 'L', 'O', 'C', 'A', 'L', '_', UP4(#name, 0), UP4(#name, 4), UP4(#name, 8), UP4(#name, 12), \
   };
 #include "options.def"
 #undef FL_OPT
@@ -46,8 +45,8 @@ const unsigned fl_option_count = sizeof(fl_option_table) / sizeof(fl_option_tabl
 
 struct spec {
   bool (*parse)(struct fl_options *o, const struct spec *spec, const char *values, const char *text);
-  size_t offset, size;   /* of the field in struct fl_options */
-  const char *allowed;   /* ends a message: "must be ..."; NULL: one of the values, or the longest path */
+  size_t offset, size; /* of the field in struct fl_options */
+  const char *allowed; /* ends a message: "must be ..."; NULL: one of the values, or the longest path */
   bool names_file;
 };
 
@@ -192,6 +191,7 @@ static bool parse_log(struct fl_options *o, const struct spec *spec, const char 
 #define EXPAND(x) STRING(x)
 #define FIELD(name) offsetof(struct fl_options, name), sizeof(((struct fl_options *)0)->name)
 
+/* clang-format off */
 #define SPEC_bool(name) {parse_bool, FIELD(name), "0 or 1", false}
 #define SPEC_choice(name) {parse_choice, FIELD(name), NULL, false}
 #define SPEC_size(name) {parse_size, FIELD(name), "a power of two from 16K to 64M, in bytes or with K or M", false}
@@ -204,6 +204,7 @@ static bool parse_log(struct fl_options *o, const struct spec *spec, const char 
 #define SPEC_log(name) \
   {parse_log, FIELD(name##_file), \
    "none, error, warn, info or debug, perhaps followed by ':' and a file name of at most 255 bytes", true}
+/* clang-format on */
 
 static const struct spec specs[] = {
 #define FL_OPT(name, type, preset, values, help) SPEC_##type(name),

@@ -34,14 +34,44 @@ static void settle(struct fl_conn *c, struct fl_local *l, enum fl_reason why) {
   fl_log(FL_LOG_INFO, "connection %u stays on TCP: %s", fl_arena_index(c), fl_reason_text(why));
 }
 
+/*
+ * The private descriptors of a rendezvous are marked in the table, so that the application can neither close them nor see
+ * them mistaken for its own. The mark is taken off before the registry is called, which may close or replace them: while a
+ * number is marked no other thread can have been given it.
+ */
+static void mark(struct fl_rdv *r) {
+  fl_fds_set(r->fd, FL_TAG_PRIVATE);
+  fl_fds_set(r->visitor, FL_TAG_PRIVATE);
+}
+
+/* A number that lost its mark was closed or taken by the application: it is not ours any more. */
+static void unmark(struct fl_rdv *r) {
+  int *fds[2] = {&r->fd, &r->visitor};
+
+  for (int i = 0; i < 2; i++) {
+    if (*fds[i] < 0)
+      continue;
+    if (fl_entry(*fds[i]) == FL_TAG_PRIVATE)
+      fl_fds_set(*fds[i], 0);
+    else
+      *fds[i] = -1;
+  }
+}
+
+static void rdv_closed(struct fl_local *l) {
+  if (!l->rdv_open)
+    return;
+  l->rdv_open = false;
+  atomic_fetch_sub_explicit(&listeners, 1, memory_order_relaxed);
+}
+
 void fl_pair_abandon(struct fl_conn *c, struct fl_local *l) {
   (void)c;
   if (!l->rdv_open)
     return;
-  l->rdv_open = false;
-  fl_fds_set(l->rdv.fd, 0);
+  unmark(&l->rdv);
   fl_rdv_abandon(&l->rdv);
-  atomic_fetch_sub_explicit(&listeners, 1, memory_order_relaxed);
+  rdv_closed(l);
 }
 
 /* ---- the counts ---- */
@@ -50,37 +80,39 @@ struct kernel_counts {
   uint64_t sent, received; /* by the application, over the life of the socket */
 };
 
-/* What the kernel says has passed. False if it moved while we looked, or cannot say. */
+/*
+ * What the kernel says has passed. All of what was sent is in one snapshot of TCP_INFO; what was received and not yet read
+ * has to be asked for separately, before and after. False if it moved while we looked, or cannot say (Linux before 4.19).
+ */
 static bool kernel_counts(int fd, struct kernel_counts *k) {
-  struct tcp_info_head {
-    struct tcp_info base;
-    char more[256];
-  } info;
-  int inq0 = 0, inq1 = 0, outq0 = 0, outq1 = 0;
-  /* linux/tcp.h's struct tcp_info reaches further than libc's */
-  const size_t acked_at = 120, received_at = 128;
+  /* offsets in linux/tcp.h's struct tcp_info, which reaches further than libc's */
+  enum { RECEIVED = 128, NOTSENT = 144, SENT = 200, RETRANS = 208, END = 216 };
+  unsigned char info[512];
+  uint64_t received, sent, retrans;
+  uint32_t notsent;
+  int before = 0, after = 0;
 
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 4; i++) {
     socklen_t len = sizeof info;
-    if (fl_sys_ioctl(fd, FIONREAD, &inq0) < 0 || fl_sys_ioctl(fd, TIOCOUTQ, &outq0) < 0 ||
-        fl_sys_getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 || len < received_at + 8 ||
-        fl_sys_ioctl(fd, FIONREAD, &inq1) < 0 || fl_sys_ioctl(fd, TIOCOUTQ, &outq1) < 0)
+    if (fl_sys_ioctl(fd, FIONREAD, &before) < 0 || fl_sys_getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &len) < 0 ||
+        len < END || fl_sys_ioctl(fd, FIONREAD, &after) < 0)
       return false;
-    if (inq0 != inq1 || outq0 != outq1)
+    if (before != after)
       continue;
-    uint64_t acked, received;
-    memcpy(&acked, (char *)&info + acked_at, 8);
-    memcpy(&received, (char *)&info + received_at, 8);
-    k->sent = acked + (uint64_t)outq0;
-    k->received = received - (uint64_t)inq0;
-    return info.base.tcpi_state == TCP_ESTABLISHED;
+    memcpy(&received, info + RECEIVED, 8);
+    memcpy(&notsent, info + NOTSENT, 4);
+    memcpy(&sent, info + SENT, 8);
+    memcpy(&retrans, info + RETRANS, 8);
+    k->sent = sent - retrans + notsent;
+    k->received = received - (uint64_t)after;
+    return info[0] == TCP_ESTABLISHED;
   }
   return false;
 }
 
 enum agree { AGREE, DIFFER, UNSURE };
 
-/* Do the hooks and the kernel agree on what has passed? bytes_acked counts the SYN of the end that connected. */
+/* Do the hooks and the kernel agree on what has passed? */
 static enum agree counts_agree(struct fl_conn *c, int fd) {
   struct kernel_counts k;
 
@@ -92,7 +124,7 @@ static enum agree counts_agree(struct fl_conn *c, int fd) {
   if (ktx != atomic_load_explicit(&c->ktx, memory_order_seq_cst) || krx != atomic_load_explicit(&c->krx, memory_order_seq_cst) ||
       atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) || atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst))
     return UNSURE;
-  return (k.sent == ktx || k.sent == ktx + 1) && k.received == krx ? AGREE : DIFFER;
+  return k.sent == ktx && k.received == krx ? AGREE : DIFFER;
 }
 
 /* ---- steps ---- */
@@ -132,7 +164,7 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
 static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv_result r, struct fl_pairing *p) {
   switch (r) {
   case FL_RDV_PAIRED:
-    fl_pair_abandon(c, l);
+    rdv_closed(l);
     /* The peer may be using its half already; a lane whose receiver stays NATIVE is the kernel's. */
     switch (counts_agree(c, fd)) {
     case AGREE:
@@ -152,10 +184,10 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
   case FL_RDV_WAIT:
     if (!l->rdv_open) {
       l->rdv_open = true;
-      fl_fds_set(l->rdv.fd, FL_TAG_PRIVATE);
       atomic_fetch_add_explicit(&listeners, 1, memory_order_relaxed);
       l->looks = 0;
     }
+    mark(&l->rdv);
     atomic_store_explicit(&c->reason, FL_WHY_WAITING, memory_order_relaxed);
     if (++l->looks > LOOKS) {
       fl_pair_abandon(c, l);
@@ -214,8 +246,8 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
     return;
   }
   if (l->rdv_open) {
-    if (fl_entry(l->rdv.fd) != FL_TAG_PRIVATE) { /* somebody took the number away from us */
-      l->rdv.fd = -1;
+    unmark(&l->rdv);
+    if (l->rdv.fd < 0) {
       settle(c, l, FL_WHY_NO_PEER);
       return;
     }

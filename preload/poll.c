@@ -66,31 +66,42 @@ static int merge(struct pollfd *fds, nfds_t n) {
   return count;
 }
 
-static int look(struct pollfd *fds, nfds_t n) {
+struct polled {
+  struct pollfd *fds;
+  nfds_t n;
+};
+
+static int poll_look(const void *what) {
+  const struct polled *p = what;
   struct timespec zero = {0, 0};
 
-  return (int)fl_syscall6(__NR_ppoll, (long)fds, (long)n, (long)&zero, 0, 0, 0);
+  return (int)fl_syscall6(__NR_ppoll, (long)p->fds, (long)p->n, (long)&zero, 0, 0, 0);
 }
 
 enum spun { SPUN_READY, SPUN_NOTHING, SPUN_SIGNAL };
 
-static enum spun spin(const struct waiters *ws, struct pollfd *fds, nfds_t n, uint64_t ns) {
+/* look(what) asks the kernel with a zero timeout: non-zero if it has something, which ends the spin. */
+static enum spun spin(const struct waiters *ws, int (*look)(const void *what), const void *what, uint64_t ns) {
   static struct fl_wait_hist shared; /* hints only */
   struct fl_wait w;
   uint32_t signals = fl_signals_any();
   enum spun r = SPUN_NOTHING;
   int watching = 0, cpu = -1, here = fl_cpu();
+  bool busy = false; /* bytes are, or will be, on some kernel lane: ask the kernel before anything else */
 
   for (int i = 0; i < ws->n; i++) {
     struct fl_conn *c = ws->conn[i];
     if (!fl_conn_paired(c) || fl_rx_state(&c->rx) != FL_WATCHING)
       continue;
     fl_rx_at_cpu(&c->rx, here);
+    busy |= !fl_rx_quiet(c);
     int peer = fl_rx_peer_cpu(&c->rx);
     cpu = watching++ == 0 || cpu == peer ? peer : -1;
   }
   if (!watching)
     return SPUN_NOTHING;
+  if (busy && look(what) != 0)
+    return SPUN_READY;
   struct fl_wait_hist *hist = ws->n == 1 ? &ws->conn[0]->rx_hist : &shared;
   fl_wait_begin(&w, hist, cpu, ns);
   for (;;) {
@@ -105,7 +116,7 @@ static enum spun spin(const struct waiters *ws, struct pollfd *fds, nfds_t n, ui
     enum fl_wait_verdict v = fl_wait_step(&w);
     if (v == FL_WAIT_SLEEP)
       break;
-    if (v == FL_WAIT_KERNEL && look(fds, n) != 0) {
+    if (v == FL_WAIT_KERNEL && look(what) != 0) {
       r = SPUN_READY;
       break;
     }
@@ -173,11 +184,12 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
       w->conn[w->n++] = c;
     }
   }
+  const struct polled what = {fds, n};
   uint64_t begin = fl_now();
-  bool spun = fl_options.spin_us == 0 || mask || ns == 0;
+  bool spun = mask || ns == 0;
   for (;;) {
     if (any_ready(w)) {
-      look(fds, n);
+      poll_look(&what);
       int count = merge(fds, n);
       if (count)
         return count;
@@ -187,13 +199,13 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
     if (!spun) {
       uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
       spun = true;
-      enum spun r = spin(w, fds, n, ns < budget ? ns : budget);
+      enum spun r = spin(w, poll_look, &what, ns < budget ? ns : budget);
       if (r == SPUN_SIGNAL) {
         errno = EINTR;
         return -1;
       }
       if (r == SPUN_READY) {
-        int k = look(fds, n);
+        int k = poll_look(&what);
         if (k >= 0 && (k = merge(fds, n)) > 0)
           return k;
       }
@@ -300,14 +312,23 @@ static int select_native(const struct selected *s) {
   return REAL(pselect)(s->n, s->set[0], s->set[1], s->set[2], s->ts, s->mask);
 }
 
-/* Ring bytes are there: asks the kernel about the rest, adds them, and returns the count of bits as select does. */
-static int select_ready(const struct selected *s, const struct waiters *w) {
+static void sets_copy(const struct selected *s, fd_set to[3], bool back) {
+  size_t bytes = ((size_t)s->n + BITS - 1) / BITS * sizeof(unsigned long);
+
+  for (int i = 0; i < 3; i++)
+    if (s->set[i])
+      memcpy(back ? s->set[i] : &to[i], back ? &to[i] : s->set[i], bytes);
+}
+
+/* Asks the kernel with a zero timeout, adds the rings, and returns the count of bits as select does. If that is 0 (somebody
+ * else took what was there) the sets are as they were; that needs a copy, so only up to FD_SETSIZE. */
+static int select_now(const struct selected *s, const struct waiters *w) {
   struct timespec zero = {0, 0};
-  fd_set asked;
+  fd_set asked[3];
   bool small = s->n <= FD_SETSIZE;
 
   if (small)
-    memcpy(&asked, s->set[0], ((size_t)s->n + BITS - 1) / BITS * sizeof(unsigned long));
+    sets_copy(s, asked, false);
   int k = (int)fl_syscall6(__NR_pselect6, s->n, (long)s->set[0], (long)s->set[1], (long)s->set[2], (long)&zero, 0);
   if (k < 0) {
     errno = -k;
@@ -320,9 +341,20 @@ static int select_ready(const struct selected *s, const struct waiters *w) {
       k++;
     }
   }
-  if (k == 0 && small) /* another thread took them: the read set must be as it was for the next look */
-    memcpy(s->set[0], &asked, ((size_t)s->n + BITS - 1) / BITS * sizeof(unsigned long));
+  if (k == 0 && small)
+    sets_copy(s, asked, true);
   return k;
+}
+
+/* On copies: the caller's sets are still to be asked. */
+static int select_look(const void *what) {
+  const struct selected *s = what;
+  fd_set copy[3];
+  struct timespec zero = {0, 0};
+
+  sets_copy(s, copy, false);
+  return (int)fl_syscall6(__NR_pselect6, s->n, s->set[0] ? (long)&copy[0] : 0, s->set[1] ? (long)&copy[1] : 0,
+                          s->set[2] ? (long)&copy[2] : 0, (long)&zero, 0);
 }
 
 static void written_back(const struct selected *s, uint64_t begin) {
@@ -335,7 +367,7 @@ static void written_back(const struct selected *s, uint64_t begin) {
 
 static int do_select(const struct selected *s, struct waiters *w) {
   uint64_t begin = fl_now();
-  bool spun = fl_options.spin_us == 0 || s->mask || s->ns == 0 || w->n > STACK_FDS || s->set[1] || s->set[2];
+  bool spun = s->mask || s->ns == 0 || s->n > FD_SETSIZE, look = false;
 
   w->n = 0;
   for (int fd = 0; fd < s->n; fd++) {
@@ -347,10 +379,10 @@ static int do_select(const struct selected *s, struct waiters *w) {
     }
   }
   for (;;) {
-    if (any_ready(w)) {
-      /* write and except sets survive only if somebody is ready, so this path returns or finds the read set restored */
-      int k = select_ready(s, w);
-      if (k != 0 || s->set[1] || s->set[2] || s->n > FD_SETSIZE) {
+    if (look || any_ready(w)) {
+      int k = select_now(s, w);
+      look = false;
+      if (k != 0 || s->n > FD_SETSIZE) {
         written_back(s, begin);
         return k;
       }
@@ -358,18 +390,14 @@ static int do_select(const struct selected *s, struct waiters *w) {
     if (s->ns == 0)
       return select_native(s);
     if (!spun) {
-      struct pollfd fds[STACK_FDS];
-      int m = 0;
-      for (int fd = 0; fd < s->n && m < STACK_FDS; fd++)
-        if (bit(s->set[0], fd))
-          fds[m++] = (struct pollfd){.fd = fd, .events = POLLIN};
       uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
       spun = true;
-      enum spun r = spin(w, fds, (nfds_t)m, s->ns < budget ? s->ns : budget);
+      enum spun r = spin(w, select_look, s, s->ns < budget ? s->ns : budget);
       if (r == SPUN_SIGNAL) {
         errno = EINTR;
         return -1;
       }
+      look = r == SPUN_READY;
       continue;
     }
     struct waiters counted __attribute__((cleanup(unsleep))) = {0};

@@ -158,8 +158,7 @@ static bool eof_is_reset(struct fl_conn *c) {
          !atomic_exchange_explicit(&c->reset, 1, memory_order_acq_rel);
 }
 
-/* Nothing was ever sent on the kernel lane that is not consumed, and no end was announced, says the peer. */
-static bool kernel_quiet(const struct fl_conn *c) {
+bool fl_rx_quiet(const struct fl_conn *c) {
   return fl_rx_kernel_hint(&c->rx) == atomic_load_explicit(&c->krx, memory_order_relaxed) && !fl_rx_flags(&c->rx);
 }
 
@@ -176,7 +175,7 @@ static enum spin rx_spin(struct fl_conn *c, int fd) {
       fl_wait_end(&w, true);
       return SPIN_RING;
     }
-    if (!kernel_quiet(c)) {
+    if (!fl_rx_quiet(c)) {
       fl_wait_end(&w, true);
       return SPIN_KERNEL;
     }
@@ -281,7 +280,7 @@ static ssize_t recv_empty(struct fl_conn *c, int fd, const struct fl_io *io, siz
 
 /* MSG_PEEK over the ring and, if that is not enough, the kernel bytes behind the last ring byte. Lock held. */
 static size_t peek_more(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
-  if (got < io->len && c->rx.next_pos == UINT64_MAX && !kernel_quiet(c)) {
+  if (got < io->len && c->rx.next_pos == UINT64_MAX && !fl_rx_quiet(c)) {
     ssize_t n = kernel_take(c, fd, io, got, io->len - got);
     if (n > 0)
       got += (size_t)n;
@@ -313,6 +312,7 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         continue; /* a signal handler of this thread received meanwhile */
       }
       fl_rx_consume(&c->rx, n);
+      fl_count_add(&c->rx_ring, n);
       got += n;
       if (got == io->len)
         break;
@@ -361,7 +361,7 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
     enum fl_state state = fl_rx_state(&c->rx);
     if (got > 0 && !all) {
       /* A short count tells an edge-triggered reader that there is no more: be sure that it is so. */
-      if (kernel_quiet(c))
+      if (fl_rx_quiet(c))
         break;
       if (state == FL_WATCHING && !fl_rx_native(&c->rx, c->rx.tail))
         continue;

@@ -7,10 +7,10 @@
  *      "rx":{ the same }}
  *
  * on one line. "connections" counts those that this process opened (connect, accept), "paired" those that it brought
- * onto rings. Bytes belong to connections, whose counters a fork family shares: a connection is reported as a whole, once,
- * by the process that is the only one left to hold it when it closes it or exits. No byte is ever counted twice; those of
- * a connection whose last holder is killed, or that two last holders leave at the same moment, are not counted.
- * A process that opened no connection and has no bytes to report writes nothing.
+ * onto rings. Bytes belong to connections, whose counters a fork family shares: a connection is reported as a whole,
+ * once, by the process that is the only one left to hold it when it closes it or exits. No byte is ever counted twice;
+ * those of a connection whose last holder is killed, or that two last holders leave at the same moment, are not
+ * counted. A process that opened no connection and has no bytes to report writes nothing.
  *
  * All of them [any thread], without locks, allocation, or a trace in errno.
  */

@@ -12,10 +12,13 @@
 #include "options.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "signals.h"
 
 #define ALIVE_EVERY_NS 2000000u /* a writer looks whether its peer is dead at least this often */
 #define SENDFILE_MAX (128u << 10) /* beyond this the kernel's sendfile, which does not copy, is as good */
 #define REST_IOV 64
+#define FULL_SLEEP_NS 1000000u /* a full ring whose reader does nothing for so long: the rest goes over the kernel lane */
+#define FULL_SKIP_MAX 4096u
 
 ssize_t fl_iov_len(const struct iovec *iov, int n) {
   size_t sum = 0;
@@ -115,45 +118,84 @@ static bool peer_gone(struct fl_conn *c, int fd) {
   return false;
 }
 
-/* Pushes from `done` on; waits a little for space. Lock held. Returns the new count of bytes done. */
-static size_t tx_push(struct fl_conn *c, int fd, const struct fl_io *io) {
+/* May the ring be used for sending now? Lock held. */
+static bool tx_usable(struct fl_conn *c, int fd) {
+  /* seq_cst on tx_busy: pairs with fl_send_begin, and with the release in fl_send_end: ktx is complete when 0 is seen */
+  return fl_conn_usable(c) && !c->tx.broken && !atomic_load_explicit(&c->shut_wr, memory_order_relaxed) &&
+         atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) == 0 && !peer_gone(c, fd);
+}
+
+/* Pushes from byte `done` on; spins a little for space. Lock held. Returns the new count, and what stopped it in *why. */
+static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, enum fl_tx_result *why) {
   struct fl_wait w;
   bool waiting = false;
-  size_t done = 0;
-
-  /* acquire: pairs with the release in fl_send_end */
-  if (!fl_conn_usable(c) || c->tx.broken || atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) > 0)
-    return 0;
-  if (peer_gone(c, fd))
-    return 0;
   uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_relaxed);
-  fl_tx_at_cpu(&c->tx, fl_cpu());
+
   for (;;) {
     size_t n;
-    enum fl_tx_result r = fl_tx_push(&c->tx, io->iov, done, io->len - done, ktx, &n);
+    *why = fl_tx_push(&c->tx, io->iov, done, io->len - done, ktx, &n);
     done += n;
-    if (FL_LIKELY(r == FL_TX_OK) || r == FL_TX_NATIVE)
+    if (FL_LIKELY(*why == FL_TX_OK) || *why == FL_TX_NATIVE)
       break;
-    if (r == FL_TX_BROKEN) {
+    if (*why == FL_TX_BROKEN) {
       fl_conn_pin(c, FL_WHY_RUBBISH);
       break;
     }
-    if (!waiting) {
+    if (!waiting || n) { /* it drains: a new wait begins */
+      if (waiting)
+        fl_wait_end(&w, true);
       fl_wait_begin(&w, &c->tx_hist, fl_tx_peer_cpu(&c->tx), (uint64_t)fl_options.spin_us * 1000);
       waiting = true;
-    } else if (n) { /* it drains: a new wait begins */
-      fl_wait_end(&w, true);
-      fl_wait_begin(&w, &c->tx_hist, fl_tx_peer_cpu(&c->tx), (uint64_t)fl_options.spin_us * 1000);
     }
-    bool sleep = false;
-    while (fl_tx_space(&c->tx) == FL_TX_FULL && !sleep)
-      sleep = fl_wait_step(&w) == FL_WAIT_SLEEP;
-    if (sleep)
+    bool give_up = false;
+    while (fl_tx_space(&c->tx) == FL_TX_FULL && !give_up)
+      give_up = fl_wait_step(&w) == FL_WAIT_SLEEP;
+    if (give_up)
       break;
   }
   if (waiting)
     fl_wait_end(&w, done == io->len);
   return done;
+}
+
+/*
+ * Is it worth to sleep on a full ring? Only where the reader drains it meanwhile. One that does not read until we return (both
+ * ends write before they read) must find the bytes in TCP's own buffer at once, as it would without us: after a sleep in
+ * vain the next full rings are not slept on, twice as many each time. Lock held.
+ */
+static bool worth_sleeping(struct fl_conn *c) {
+  if (c->full_skip == 0)
+    return true;
+  c->full_skip--;
+  return false;
+}
+
+static void slept(struct fl_conn *c, bool progress) {
+  if (progress) {
+    c->full_vain = 0;
+    return;
+  }
+  c->full_vain = c->full_vain ? c->full_vain * 2 : 16;
+  if (c->full_vain > FULL_SKIP_MAX)
+    c->full_vain = FULL_SKIP_MAX;
+  c->full_skip = c->full_vain;
+}
+
+enum slept { SLEPT_PROGRESS, SLEPT_NOTHING, SLEPT_SIGNAL, SLEPT_GONE };
+
+/* The ring is full and the call may block: sleeps until the receiver has made space, as long as it makes any. Lock held
+ * on entry and on return, released meanwhile, as TCP's own send does. */
+static enum slept tx_sleep(struct fl_conn *c, int fd) {
+  struct fl_tx look = c->tx; /* a copy: nobody else's cursor is used without the lock */
+  bool interrupted;
+
+  fl_unlock(&c->tx_lock);
+  atomic_fetch_add_explicit(&c->tx_sleepers, 1, memory_order_relaxed); /* keeps the segment mapped */
+  bool progress = fl_tx_sleep(&look, FULL_SLEEP_NS, &interrupted);
+  atomic_fetch_sub_explicit(&c->tx_sleepers, 1, memory_order_release);
+  if (fl_lock(&c->tx_lock) != FL_LOCKED)
+    return SLEPT_GONE; /* not locked: the caller must not unlock */
+  return interrupted ? SLEPT_SIGNAL : progress ? SLEPT_PROGRESS : SLEPT_NOTHING;
 }
 
 ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
@@ -172,16 +214,38 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
 
   if (fl_lock(&c->tx_lock) != FL_LOCKED)
     return send_native(c, fd, io);
-  if (FL_UNLIKELY(fl_conn_of(fd) != c)) {
-    fl_unlock(&c->tx_lock);
-    return io->native(fd, io);
-  }
-  size_t done = atomic_load_explicit(&c->shut_wr, memory_order_relaxed) ? 0 : tx_push(c, fd, io);
-  if (done)
-    fl_count_add(&c->tx_ring, done);
-  if (FL_LIKELY(done == io->len)) {
-    fl_unlock(&c->tx_lock);
-    return (ssize_t)done;
+  bool nonblock = (io->flags & MSG_DONTWAIT) || atomic_load_explicit(&c->nonblock, memory_order_relaxed);
+  uint32_t signals = fl_signals_norestart();
+  enum fl_tx_result why = FL_TX_NATIVE;
+  size_t done = 0;
+  for (;;) {
+    if (FL_UNLIKELY(fl_conn_of(fd) != c)) {
+      fl_unlock(&c->tx_lock);
+      return done ? (ssize_t)done : io->native(fd, io);
+    }
+    if (!tx_usable(c, fd))
+      break;
+    fl_tx_at_cpu(&c->tx, fl_cpu());
+    size_t before = done;
+    done = tx_push(c, io, done, &why);
+    if (done > before)
+      fl_count_add(&c->tx_ring, done - before);
+    if (FL_LIKELY(done == io->len)) {
+      fl_unlock(&c->tx_lock);
+      return (ssize_t)done;
+    }
+    if (why != FL_TX_FULL || nonblock || !worth_sleeping(c))
+      break;
+    enum slept s = tx_sleep(c, fd);
+    if (s == SLEPT_GONE || (s == SLEPT_SIGNAL && (done || fl_signals_norestart() != signals))) {
+      if (s != SLEPT_GONE)
+        fl_unlock(&c->tx_lock);
+      errno = EINTR;
+      return done ? (ssize_t)done : -1;
+    }
+    slept(c, s == SLEPT_PROGRESS);
+    if (s == SLEPT_NOTHING)
+      break;
   }
   /* raised before the lock is released: the rest follows what was published, and nobody may publish in between */
   fl_send_begin(c, io->len - done);
@@ -198,17 +262,15 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
 
 bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ssize_t *result) {
   struct iovec span[2];
-  struct fl_io none = {.len = n};
 
   if (!fl_conn_paired(c) || n == 0 || n > SENDFILE_MAX || fl_lock(&c->tx_lock) != FL_LOCKED)
     return false;
   bool did = false;
-  if (fl_conn_of(fd) != c || !fl_conn_usable(c) || c->tx.broken || atomic_load_explicit(&c->shut_wr, memory_order_relaxed) ||
-      atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) > 0 || peer_gone(c, fd))
+  if (fl_conn_of(fd) != c || !tx_usable(c, fd))
     goto out;
   fl_tx_at_cpu(&c->tx, fl_cpu());
   /* all or nothing: what does not fit is the kernel's to send, without copying */
-  if (fl_tx_reserve(&c->tx, none.len, atomic_load_explicit(&c->ktx, memory_order_relaxed), span) != FL_TX_OK)
+  if (fl_tx_reserve(&c->tx, n, atomic_load_explicit(&c->ktx, memory_order_relaxed), span) != FL_TX_OK)
     goto out;
   /* only a regular file: a pread of anything else fails or may block */
   off_t at = offset ? *offset : (off_t)fl_syscall6(__NR_lseek, in, 0, SEEK_CUR, 0, 0, 0);

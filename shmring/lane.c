@@ -2,7 +2,12 @@
 /* shmring/lane.c - see lane.h for the protocol; docs/model/lane.pml is its model. */
 #include "lane.h"
 
+#include <errno.h>
+#include <linux/futex.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 /* A sender that finds the ring empty where it would enter another window starts again at offset 0. */
 #define WINDOW FL_PAGE
@@ -217,6 +222,28 @@ enum fl_tx_result fl_tx_space(struct fl_tx *tx) {
   return room ? FL_TX_OK : FL_TX_FULL;
 }
 
+/* The half of the tail that changes with every byte, as a futex. */
+static uint32_t *tail_futex(struct fl_lane *lane) {
+  return (uint32_t *)&lane->tail + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__);
+}
+
+bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted) {
+  struct fl_lane *lane = tx->lane;
+  struct timespec ts = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+  int saved = errno;
+
+  *interrupted = false;
+  /* seq_cst: the flag is stored before the tail is looked at again; the kernel looks a last time before it sleeps. The
+   * receiver's look at the flag has no fence behind its tail (fl_rx_publish), hence "missed" in the header. */
+  atomic_store_explicit(&lane->waiting, 1, memory_order_seq_cst);
+  uint64_t tail = atomic_load_explicit(&lane->tail, memory_order_seq_cst);
+  if (tx->head - tail > (tx->mask + 1) / 2)
+    *interrupted = syscall(SYS_futex, tail_futex(lane), FUTEX_WAIT, (uint32_t)tail, &ts, NULL, 0) != 0 && errno == EINTR;
+  atomic_store_explicit(&lane->waiting, 0, memory_order_relaxed);
+  errno = saved;
+  return atomic_load_explicit(&lane->tail, memory_order_relaxed) != tx->tail_seen;
+}
+
 uint64_t fl_tx_unconsumed(struct fl_tx *tx) {
   if (tx->broken || tx_free(tx, (size_t)tx->mask + 1) == SIZE_MAX)
     return 0;
@@ -323,6 +350,14 @@ void fl_rx_publish(struct fl_rx *rx) {
   /* release, both: pair with tx_free and tx_extent_slot_free; the copies out of the ring come before the space is free */
   atomic_store_explicit(&rx->lane->extent_tail, rx->extent ? rx->extent - 1 : 0, memory_order_release);
   atomic_store_explicit(&rx->lane->tail, rx->tail, memory_order_release);
+  /* relaxed: a hint (fl_tx_sleep); half of the ring at a time, or a sender would be woken for every message */
+  if (__builtin_expect(atomic_load_explicit(&rx->lane->waiting, memory_order_relaxed), 0) &&
+      rx->head_seen - rx->tail <= (rx->mask + 1) / 2) {
+    int saved = errno;
+    atomic_store_explicit(&rx->lane->waiting, 0, memory_order_relaxed);
+    syscall(SYS_futex, tail_futex(rx->lane), FUTEX_WAKE, 1, NULL, NULL, 0);
+    errno = saved;
+  }
 }
 
 uint64_t fl_rx_pending(struct fl_rx *rx) {

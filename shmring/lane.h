@@ -70,6 +70,7 @@ struct fl_lane {
   _Atomic uint32_t flags;
   _Atomic int32_t tx_cpu;       /* CPU on which the sender last ran, -1 unknown */
   _Atomic uint64_t kernel_sent; /* hint: bytes ever sent on the kernel lane */
+  _Atomic uint32_t waiting;     /* the sender sleeps until there is space; the receiver clears it when it wakes it */
 
   _Alignas(128) _Atomic uint64_t tail; /* bytes ever consumed; published lazily */
   _Atomic uint32_t extent_tail;        /* extents no longer needed */
@@ -173,6 +174,13 @@ enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n);
 
 /* Would a push of at least one byte succeed now? FL_TX_OK, FL_TX_FULL, FL_TX_NATIVE or FL_TX_BROKEN. */
 enum fl_tx_result fl_tx_space(struct fl_tx *tx);
+
+/*
+ * Sleeps until half of the ring is free, at most timeout_ns; also returns early for no reason. Returns true if the
+ * receiver consumed anything meanwhile, false if not, with *interrupted set if a signal ended the sleep. A wake-up that is
+ * missed costs the rest of timeout_ns, so the caller bounds it. Needs no lock: only the lane is looked at.
+ */
+bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted);
 
 /* Bytes published and not yet known to be consumed; refreshes the tail. 0 if broken. */
 uint64_t fl_tx_unconsumed(struct fl_tx *tx);
