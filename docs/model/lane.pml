@@ -1,0 +1,555 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * docs/model/lane.pml - one direction of a connection: the lane word, the ring with its extents, and the kernel lane.
+ * See README.md for what is and is not modelled. The code is shmring/lane.c; names follow it: t_* is struct fl_tx, r_* is
+ * struct fl_rx, s_* and w_* is what both sides can see.
+ *
+ * Every byte carries its sequence number, given at the moment when it enters a lane (the socket's own lock, or the
+ * publishing CAS). Every byte that leaves a lane must be the next one: that is "not lost, duplicated or reordered" at once.
+ *
+ * The MUT_* macros each break one rule; scripts/model --mutations shows that the model notices.
+ */
+
+#ifndef Q1
+#define Q1 2 /* bytes that sender 1 sends */
+#endif
+#ifndef Q2
+#define Q2 1 /* bytes that sender 2 sends; 0: there is no sender 2 */
+#endif
+#ifndef KCAP
+#define KCAP 2 /* bytes of the kernel's buffers */
+#endif
+#ifndef RCAP
+#define RCAP 2 /* bytes of the ring */
+#endif
+#ifndef ECAP
+#define ECAP 2 /* extents */
+#endif
+#ifndef PINS
+#define PINS 0 /* times that the connection is forced NATIVE and let go again */
+#endif
+
+#define TOTAL (Q1 + Q2)
+#define UNKNOWN 255
+
+#define NATIVE 0
+#define WATCHING 1
+
+/* ---- the kernel lane ---- */
+chan kq = [KCAP] of { byte };
+byte arrived; /* of them, how many the receiver's kernel has; the others are on their way */
+bool fin;     /* the sending end closed in an orderly way, or died so */
+bool rst;     /* the sending end is gone, and what had not arrived is gone with it */
+bool rx_gone; /* the receiving end is gone: a native send fails */
+byte kdeq;    /* bytes that left the kernel lane: the kernel's own counter (TCP_INFO bytes_received - SIOCINQ) */
+
+#define KERNEL_EOF (len(kq) == 0 && (fin || rst))
+#define READABLE (arrived > 0)
+#define NOT_READABLE (arrived == 0 && !KERNEL_EOF)
+
+/* ---- shared memory ---- */
+byte w_head;
+bit w_state = NATIVE; /* one word: every step reads and writes the two together */
+byte ring[RCAP];
+byte x_pos[ECAP], x_koff[ECAP];
+byte s_xhead, s_xtail, s_tail;
+
+/* ---- the sending process ---- */
+bit tx_lock;
+byte t_head, t_tail, t_koff, t_xhead, t_xtail;
+bool t_pending; /* the newest extent describes t_head, which is not published yet */
+byte ktx;  /* bytes accounted for as sent on the kernel lane */
+byte busy; /* threads in a native send without the lock */
+byte sequence;
+byte senders;
+bool tx_dead;
+
+/* ---- the receiving process (or processes that share the cursors after a fork) ---- */
+byte rx_lock; /* id of the owner, 0: free */
+byte r_tail, r_tail_pub, r_seen, r_koff, r_ext;
+byte r_next = UNKNOWN;
+byte krx;      /* bytes accounted for as received from the kernel lane */
+byte sleepers; /* threads in an unbounded native sleep: recv, or a wait on a set that holds the connection */
+byte claim;    /* id of the thread in a bounded native recv: the ring's first chunk waits for its bytes */
+bool pinned;   /* two holders, or an option that the ring cannot honour */
+bool rx_dead;
+bool holder_dead; /* receiver 2 is another process, and was killed */
+bool broken;      /* the connection was reset */
+
+byte delivered;
+
+/* While the cursors are shared, a holder may die between the kernel's recv and its own accounting. */
+#if defined(HOLDERS) && !defined(MUT_KRX_NOT_FROM_KERNEL)
+#define KRX (krx + pinned * (kdeq - krx))
+#else
+#define KRX krx
+#endif
+
+#if defined(HOLDERS) && !defined(MUT_LOCK_NOT_ROBUST)
+#define OWNER_DEAD(who) (who == 2 && holder_dead)
+#else
+#define OWNER_DEAD(who) false
+#endif
+
+/* ======================================================================= sender */
+
+/*
+ * Grain of atomicity. A step holds at most one access to what the other side can change at that moment; what is private,
+ * or guarded by a lock that is held, is joined to its neighbour (Lipton: a lock is taken by a right mover and let go by a
+ * left mover). Without that the state space is a hundred times larger and says the same.
+ */
+byte b, i; /* used within one atomic step only, and 0 between steps (hidden variables would confuse atomic) */
+
+#ifdef MUT_NO_NEW_EXTENT
+#define NEED_EXTENT (t_pending || t_xhead == 0)
+#else
+#define NEED_EXTENT (t_pending || t_xhead == 0 || ktx != t_koff)
+#endif
+
+/* fl_tx_reserve, its first part: how many bytes could be published, and is there an extent to write? */
+inline reserve(want)
+{
+  len_ = 0;
+  if
+  :: w_state == WATCHING ->
+    /* tx_free: the tail is fetched only when more is wanted than is known to be free */
+    if
+    :: RCAP - (t_head - t_tail) < want -> t_tail = s_tail
+    :: else
+    fi;
+    len_ = RCAP - (t_head - t_tail);
+#ifdef MUT_RING_OVERRUN
+    len_ = want;
+#endif
+    len_ = (len_ > want -> want : len_);
+    if
+    :: len_ > 0 && NEED_EXTENT && !t_pending ->
+      if
+      :: t_xhead - t_xtail == ECAP -> t_xtail = s_xtail
+      :: else
+      fi;
+      len_ = (t_xhead - t_xtail == ECAP -> 0 : len_) /* the table is full, and the new koff needs a slot */
+    :: else
+    fi
+  :: else
+  fi
+}
+
+proctype Sender(byte quota)
+{
+  byte len_; /* bytes reserved in the ring */
+
+  {
+    do
+    :: atomic { quota == 0 || rx_gone -> break } /* rx_gone: a native send fails, or poll finds RDHUP or HUP */
+    :: atomic { quota > 0 && !tx_lock ->
+        tx_lock = 1;
+        if
+#ifdef MUT_BUSY_IGNORED
+        :: true
+#else
+        :: busy == 0
+#endif
+          ->
+          if
+          :: reserve(1)
+          :: quota > 1 -> reserve(2)
+          fi
+        :: true -> len_ = 0 /* policy: large writes, out-of-band data, more than one holder... */
+        fi };
+
+      if
+      :: len_ > 0 ->
+        /* the extent and the bytes: the receiver can see them, and must not look */
+        atomic {
+          if
+          :: NEED_EXTENT ->
+#ifdef MUT_EXTENT_HEAD_FIRST
+            s_xhead = (t_pending -> t_xhead : t_xhead + 1);
+          :: else
+          fi
+        };
+        atomic {
+          if
+          :: NEED_EXTENT ->
+#endif
+#ifdef MUT_PENDING_KEPT
+            if /* the extent of a failed CAS is believed still to be right */
+            :: t_pending
+            :: else -> x_pos[t_xhead % ECAP] = t_head; x_koff[t_xhead % ECAP] = ktx; t_xhead++
+            fi;
+#else
+            t_xhead = (t_pending -> t_xhead : t_xhead + 1);
+            x_pos[(t_xhead - 1) % ECAP] = t_head;
+            x_koff[(t_xhead - 1) % ECAP] = ktx;
+#endif
+            t_pending = true;
+            t_koff = ktx;
+            s_xhead = t_xhead
+          :: else
+          fi;
+          ring[t_head % RCAP] = sequence;
+          if
+          :: len_ > 1 -> ring[(t_head + 1) % RCAP] = sequence + 1
+          :: else
+          fi
+        };
+        /* fl_tx_publish */
+        atomic {
+#ifndef MUT_PUBLISH_WITHOUT_CAS
+          if
+          :: w_state == WATCHING ->
+#endif
+            w_head = w_head + len_;
+            t_head = t_head + len_;
+            t_pending = false;
+            sequence = sequence + len_;
+            quota = quota - len_;
+            len_ = 0;
+            tx_lock = 0;
+            goto next
+#ifndef MUT_PUBLISH_WITHOUT_CAS
+          :: else -> len_ = 0 /* nothing was published: the same bytes go over the kernel lane */
+          fi
+#endif
+        }
+      :: else
+      fi;
+
+      if
+      :: atomic { rx_gone -> tx_lock = 0 }
+      :: atomic { !rx_gone && len(kq) < KCAP -> kq!sequence; sequence++; ktx++; quota--; tx_lock = 0 }
+      :: atomic { !rx_gone && len(kq) == KCAP -> busy++; tx_lock = 0 }; /* would block: never with the lock held */
+        if
+        :: rx_gone -> skip
+        :: atomic { !rx_gone && len(kq) < KCAP -> kq!sequence; sequence++; len_ = 1 }
+        fi;
+        atomic { !tx_lock -> ktx = ktx + len_; quota = quota - len_; len_ = 0; busy-- }
+      fi;
+next:
+      skip
+    od;
+    senders--
+  } unless { tx_dead }
+}
+
+/*
+ * Closes at once, or like a peer that first waits for an answer to all that it sent. The patient one is what finds a
+ * sleeper that was forgotten: nothing else will ever wake it.
+ */
+proctype Closer()
+{
+  bool patient;
+
+  {
+    if
+    :: patient = false
+    :: patient = true
+    fi;
+    senders == 0;
+    !patient || delivered == TOTAL || rx_gone || broken;
+    fin = true
+  } unless { tx_dead }
+}
+
+/* ===================================================================== receiver */
+
+#define RX_FREE (rx_lock == 0 || OWNER_DEAD(rx_lock))
+#define CLAIM_FREE (claim == 0 || OWNER_DEAD(claim))
+
+/* The byte that leaves a lane is the next of the stream. */
+inline deliver()
+{
+  assert(b == delivered);
+  b = 0;
+  delivered++
+}
+
+/* A native receive takes one byte or more, at most `limit`. */
+inline kernel_take(limit)
+{
+  kq?b; arrived--; deliver(); kdeq++; i = 1;
+  if
+  :: true
+  :: READABLE && limit > 1 -> kq?b; arrived--; deliver(); kdeq++; i = 2
+  fi
+}
+
+/* fl_rx_peek, its second part */
+inline extents()
+{
+  if
+  :: r_tail >= r_next ->
+    assert(s_xhead - r_ext <= ECAP);
+    r_next = UNKNOWN;
+    do
+    :: r_ext != s_xhead && r_next == UNKNOWN ->
+      i = r_ext % ECAP;
+      if
+      :: x_pos[i] > r_tail || x_pos[i] >= r_seen -> r_next = x_pos[i]
+      :: else ->
+        assert(x_pos[i] == r_tail && x_koff[i] >= r_koff);
+        r_koff = x_koff[i];
+        r_ext++
+      fi
+    :: else -> break
+    od;
+    assert(r_ext != 0);
+    i = 0
+  :: else
+  fi;
+  assert(KRX <= r_koff)
+}
+
+/* fl_rx_publish */
+inline publish_tail()
+{
+  if
+  :: r_tail != r_tail_pub -> s_xtail = (r_ext -> r_ext - 1 : 0); s_tail = r_tail; r_tail_pub = r_tail
+  :: else
+  fi
+}
+
+/* fl_rx_watch, by policy; and the lock is let go */
+inline maybe_watch()
+{
+  if
+#ifdef MUT_WATCH_WITH_SLEEPER
+  :: !pinned -> w_state = WATCHING
+#else
+#ifdef MUT_PIN_WITHOUT_LOCK
+  :: sleepers == 0 && may_watch -> w_state = WATCHING /* looked at a moment ago */
+#else
+  :: sleepers == 0 && !pinned -> w_state = WATCHING
+#endif
+#endif
+  :: true
+  fi;
+  rx_lock = 0
+}
+
+#define NEED (r_koff - (KRX))
+#define AVAILABLE ((r_next < r_seen -> r_next : r_seen) - r_tail)
+
+/* What another thread did that a bounded sleeper should look at. */
+#define CHANGED (r_tail != tail0 || KRX != krx0 || broken)
+
+proctype Receiver(byte id)
+{
+  byte got, tail0, krx0;
+#ifdef MUT_PIN_WITHOUT_LOCK
+  bool may_watch;
+#endif
+
+  {
+    do
+    :: id == 2 -> goto gone /* a thread that stops calling, at any moment */
+    :: broken -> goto gone
+#ifdef MUT_PIN_WITHOUT_LOCK
+    :: atomic { !broken && RX_FREE -> rx_lock = id; may_watch = !pinned;
+#else
+    :: atomic { !broken && RX_FREE -> rx_lock = id;
+#endif
+        if
+        :: r_seen == r_tail ->
+          r_seen = w_head; /* acquire: pairs with the publishing CAS */
+          assert(r_seen >= r_tail && r_seen - r_tail <= RCAP);
+          r_next = 0
+        :: else
+        fi };
+      if
+      :: atomic { r_seen != r_tail -> extents() };
+
+        if
+        :: atomic { KRX == r_koff -> /* RING */
+            if
+            :: rx_lock = 0 /* a waiter: reported ready */
+            :: b = ring[r_tail % RCAP]; deliver(); r_tail++;
+              if
+              :: AVAILABLE > 0 -> b = ring[r_tail % RCAP]; deliver(); r_tail++
+              :: true
+              fi;
+              if
+              :: publish_tail()
+              :: true /* lazily */
+              fi;
+              rx_lock = 0
+            fi }
+
+        :: KRX < r_koff -> /* KERNEL: bytes that were sent before the ring's first chunk come first */
+          if
+          /*
+           * recv: at most NEED, MSG_DONTWAIT and so under the lock. NEED is worked out after the claim is seen to be
+           * free: the claim of a holder that died becomes free after the kernel's count may have moved.
+           */
+#ifdef MUT_TWO_BOUNDED_RECVS
+          :: atomic { READABLE -> kernel_take(NEED); krx = krx + i; i = 0; rx_lock = 0 }
+#else
+          :: atomic { READABLE && CLAIM_FREE && NEED > 0 -> kernel_take(NEED); krx = krx + i; i = 0; rx_lock = 0 }
+#endif
+#ifdef MUT_HOLE_IGNORED
+          :: atomic { KERNEL_EOF -> krx = r_koff; kdeq = r_koff; rx_lock = 0 }
+#else
+          #ifdef MUT_HOLE_JUDGED_EARLY
+          :: atomic { KERNEL_EOF -> assert(rst); broken = true; rx_lock = 0; goto gone }
+#else
+          :: atomic { KERNEL_EOF && CLAIM_FREE && NEED > 0 -> assert(rst); broken = true; rx_lock = 0; goto gone } /* ECONNRESET: bytes are lost */
+#endif
+#endif
+          :: rx_lock = 0 /* EAGAIN; or a waiter that sees EPOLLIN of the kernel lane and reports it */
+
+          /* a waiter with nothing to report yet */
+          :: atomic { NEED > 0 && NOT_READABLE -> publish_tail(); tail0 = r_tail; krx0 = KRX; rx_lock = 0 };
+#ifdef MUT_WAITER_SLEEPS_FOR_CHUNK
+            atomic { (READABLE || KERNEL_EOF) -> tail0 = 0; krx0 = 0 } /* unbounded: "they were sent, they will come" */
+#else
+            atomic { (READABLE || KERNEL_EOF || CHANGED) -> tail0 = 0; krx0 = 0 } /* looks again every millisecond */
+#endif
+
+#ifndef MUT_TWO_BOUNDED_RECVS
+          /* a blocking recv while another thread is in the one below: not asleep in the kernel lane */
+          :: atomic { !CLAIM_FREE -> rx_lock = 0 };
+            (CLAIM_FREE || broken)
+          :: atomic { CLAIM_FREE && NEED > 0 && NOT_READABLE ->
+#else
+          :: atomic { NOT_READABLE ->
+#endif
+              /* a blocking recv of at most NEED bytes */
+              claim = id; publish_tail(); krx0 = NEED; rx_lock = 0 };
+            if
+            :: atomic { READABLE -> kernel_take(krx0); got = i; i = 0 }
+            :: KERNEL_EOF -> skip /* the next round finds out */
+            fi;
+            atomic { RX_FREE -> rx_lock = 0; krx = krx + got; got = 0; krx0 = 0; claim = 0 }
+          fi
+        fi
+
+      :: atomic { r_seen == r_tail -> /* EMPTY: fl_rx_native(tail) */
+#ifdef MUT_UNBOUNDED_WHILE_WATCHING
+          skip
+#else
+#ifdef MUT_SLEEP_WITHOUT_CAS
+          w_state = NATIVE
+#else
+          if
+          :: w_head == r_tail -> w_state = NATIVE
+          :: else -> rx_lock = 0; goto next /* something was published meanwhile: look again */
+          fi
+#endif
+#endif
+        };
+        if
+          /* recv, MSG_DONTWAIT */
+          :: atomic { READABLE -> kernel_take(2); krx = krx + i; i = 0; maybe_watch() }
+          :: atomic { KERNEL_EOF -> rx_lock = 0; goto end }
+          :: atomic { NOT_READABLE -> maybe_watch() } /* EAGAIN */
+          /* recv, blocking */
+          :: atomic { sleepers++; publish_tail(); rx_lock = 0 };
+            if
+            :: atomic { READABLE -> kernel_take(2); got = i; i = 0 }
+            :: atomic { KERNEL_EOF -> sleepers--; goto end }
+            fi;
+            atomic { RX_FREE -> krx = krx + got; got = 0; sleepers--; maybe_watch() }
+          /* epoll_wait, poll, select */
+          :: atomic { sleepers++; publish_tail(); rx_lock = 0 };
+            (READABLE || KERNEL_EOF);
+            atomic { RX_FREE -> sleepers--; maybe_watch() }
+          fi
+      fi;
+next:
+      skip
+    od;
+end:
+    assert(rst || delivered == sequence); /* an orderly end comes after every byte that was sent */
+gone:
+    skip
+  } unless {
+#ifdef HOLDERS
+    rx_dead || (id == 2 && holder_dead)
+#else
+    rx_dead
+#endif
+  }
+}
+
+/* Fork, an option that the ring cannot honour: NATIVE at any moment, whatever the ring holds; and let go later. */
+proctype Pin()
+{
+  byte times = PINS;
+
+  do
+  :: times > 0 ->
+#ifdef MUT_PIN_WITHOUT_LOCK
+    pinned = true;
+    w_state = NATIVE;
+#else
+    atomic { RX_FREE -> pinned = true; w_state = NATIVE };
+#endif
+#ifdef HOLDERS
+    /* the other holder lets go in an orderly way, or is killed: then nobody ever lets go for it */
+    if
+    :: holder_dead = true; break
+    :: true
+    fi;
+#endif
+    atomic { RX_FREE -> assert(w_state == NATIVE); pinned = false };
+    times--
+  :: break
+  od
+}
+
+proctype Death()
+{
+  if
+#ifdef SENDER_DIES
+  :: atomic { tx_dead = true; fin = true } /* nothing unread at its end: FIN, after what it had sent */
+  /* something unread at its end, or linger 0: RST, and what is still on its way is lost */
+  :: atomic { tx_dead = true; rst = true; i = arrived;
+      do
+      :: i > 0 -> kq?b; kq!b; i-- /* what arrived goes behind the rest... */
+      :: else -> break
+      od;
+      do
+      :: len(kq) > arrived -> kq?_ /* ...which is dropped */
+      :: else -> break
+      od;
+      b = 0 }
+#endif
+#ifdef RECEIVER_DIES
+  :: atomic { rx_dead = true; rx_gone = true }
+#endif
+  :: true
+  fi
+}
+
+/* The way from the sender's kernel buffer to the receiver's. */
+proctype Network()
+{
+end:
+  do
+  :: atomic { arrived < len(kq) -> arrived++ }
+  od
+}
+
+init {
+  atomic {
+    senders = 1;
+    run Sender(Q1);
+#if Q2 > 0
+    senders = 2;
+    run Sender(Q2);
+#endif
+    run Network();
+    run Closer();
+    run Receiver(1);
+#ifndef ONE_RECEIVER
+    run Receiver(2);
+#endif
+#if PINS > 0
+    run Pin();
+#endif
+#if defined(SENDER_DIES) || defined(RECEIVER_DIES)
+    run Death();
+#endif
+  }
+}
