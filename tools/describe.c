@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* tools/describe.c - `fastlocal options --markdown`: the table of docs/options.md, which scripts/gen-options puts there. */
+/* tools/describe.c - `fastlocal options --markdown`: the table that scripts/gen-options puts into docs/options.md. */
 #include <stdio.h>
 #include <string.h>
 

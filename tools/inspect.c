@@ -53,10 +53,11 @@ static pid_t read_own_pid(pid_t pid) {
 
   while (f && fgets(line, sizeof(line), f)) {
     if (strncmp(line, "NSpid:", 6) == 0) {
-      char *last = strrchr(line, '\t');
+      const char *last = strrchr(line, '\t');
+      long n = last ? strtol(last + 1, NULL, 10) : 0;
 
-      if (last && atoi(last + 1) > 0)
-        own = atoi(last + 1);
+      if (n > 0 && n <= INT32_MAX)
+        own = (pid_t)n;
       break;
     }
   }
@@ -80,7 +81,8 @@ static enum inspect_result find_arena(pid_t pid, uint64_t *start, uint64_t *byte
     char perms[8];
     int at = 0;
 
-    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s %" SCNx64 " %*s %*s %n", &from, &to, perms, &offset, &at) < 4 || at == 0)
+    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s %" SCNx64 " %*s %*s %n", &from, &to, perms, &offset, &at) < 4 ||
+        at == 0)
       continue;
     if (offset == 0 && perms[3] == 's' && to > from && strncmp(line + at, name, sizeof(name) - 1) == 0 &&
         (line[at + (int)sizeof(name) - 1] == ' ' || line[at + (int)sizeof(name) - 1] == '\n')) {
@@ -121,7 +123,7 @@ static bool read_memory(struct target *t, uint64_t address, void *buf, size_t le
 static const char *reason_text(unsigned reason) {
   static const char *const texts[] = {
 #define X(name, text) text,
-    FL_REASONS(X)
+      FL_REASONS(X)
 #undef X
   };
   return reason < sizeof(texts) / sizeof(texts[0]) ? texts[reason] : "?";
@@ -197,12 +199,12 @@ static void convert(struct target *t, const struct fl_conn *c, struct inspect_co
   bool paired = c->phase == FL_PAIRED;
 
   *out = (struct inspect_conn){
-    .pid = t->pid,
-    .fd = c->fd_hint,
-    .phase = phase_text(c->phase),
-    .usable = paired && c->pin == 0 && c->nholders == 1,
-    .tx = {.state = "-", .ring = count(&c->tx_ring), .kernel = count(&c->tx_kernel)},
-    .rx = {.state = "-", .ring = count(&c->rx_ring), .kernel = count(&c->rx_kernel)},
+      .pid = t->pid,
+      .fd = c->fd_hint,
+      .phase = phase_text(c->phase),
+      .usable = paired && c->pin == 0 && c->nholders == 1,
+      .tx = {.state = "-", .ring = count(&c->tx_ring), .kernel = count(&c->tx_kernel)},
+      .rx = {.state = "-", .ring = count(&c->rx_ring), .kernel = count(&c->rx_kernel)},
   };
   if (c->pin != 0)
     out->why = reason_text(c->pin);

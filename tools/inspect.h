@@ -2,9 +2,9 @@
 /*
  * tools/inspect.h - reads the connections of another process out of its memory.
  *
- * The library keeps its connections in a shared mapping (preload/arena.h), which /proc/PID/maps shows by name. It is read
- * with process_vm_readv, or through /proc/PID/mem where that is not allowed; both need what ptrace needs: the same user, or
- * CAP_SYS_PTRACE. The process is never stopped, and nothing is written to it.
+ * The library keeps its connections in a shared mapping (preload/arena.h), which /proc/PID/maps shows by name. It is
+ * read with process_vm_readv, or through /proc/PID/mem where that is not allowed; both need what ptrace needs: the same
+ * user, or CAP_SYS_PTRACE. The process is never stopped, and nothing is written to it.
  *
  * Nothing that comes from there is believed: sizes and indices are checked, texts come from our own tables, and a state
  * that does not exist is reported as unknown.
@@ -37,9 +37,9 @@ struct inspect_conn {
   pid_t pid;
   int fd; /* a hint; -1: not known */
   struct inspect_address local, remote;
-  const char *phase; /* "young", "seeking", "paired", "tcp" or "?" */
-  const char *why;   /* why bytes travel by TCP; "" if they need not */
-  bool usable;       /* paired, not pinned, one holder: the rings may be used */
+  const char *phase;  /* "young", "seeking", "paired", "tcp" or "?" */
+  const char *why;    /* why bytes travel by TCP; "" if they need not */
+  bool usable;        /* paired, not pinned, one holder: the rings may be used */
   uint32_t ring_size; /* 0: not paired */
   struct inspect_lane tx, rx;
 };
@@ -52,7 +52,7 @@ enum inspect_result {
   INSPECT_GONE,    /* no such process (any more) */
 };
 
-/* The connections of which a process holds a descriptor. `conns` is the caller's to free, also when nothing was found. */
+/* The connections of which a process holds a descriptor. `conns` is the caller's to free, whatever was found. */
 struct inspect_process {
   pid_t pid;
   char name[64]; /* /proc/PID/comm; printable ASCII */

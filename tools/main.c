@@ -14,9 +14,9 @@ static const struct command {
   const char *help; /* NULL: not shown */
   int (*run)(int argc, char **argv);
 } commands[] = {
-  {"run", "Run a program with its local TCP connections accelerated", cmd_run},
-  {"stat", "Show the connections of running programs, lane by lane", cmd_stat},
-  {"options", NULL, cmd_options}, /* for docs/options.md */
+    {"run", "Run a program with its local TCP connections accelerated", cmd_run},
+    {"stat", "Show the connections of running programs, lane by lane", cmd_stat},
+    {"options", NULL, cmd_options}, /* for docs/options.md */
 };
 
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -70,11 +70,11 @@ static char *filter(int key, const char *text, void *input) {
 
 int main(int argc, char **argv) {
   static const struct argp argp = {
-    .parser = parse,
-    .args_doc = "COMMAND [ARGUMENT...]",
-    .doc = "fastlocal moves the bytes of TCP connections between programs on one host through shared memory."
-           "\v'fastlocal COMMAND --help' explains a command.",
-    .help_filter = filter,
+      .parser = parse,
+      .args_doc = "COMMAND [ARGUMENT...]",
+      .doc = "fastlocal moves the bytes of TCP connections between programs on one host through shared memory."
+             "\v'fastlocal COMMAND --help' explains a command.",
+      .help_filter = filter,
   };
 
   argp_err_exit_status = EXIT_USAGE;

@@ -39,8 +39,11 @@ static void describe_options(struct argp_option *out) {
         *p = '-';
     if (!name || asprintf(&help, "%s [%s]", opt->help, *opt->preset ? opt->preset : "none") < 0)
       exit(EXIT_FAILURE);
-    *out++ = (struct argp_option){
-      .name = name, .key = KEY_OPTION + (int)i, .arg = opt->values, .flags = flag ? OPTION_ARG_OPTIONAL : 0, .doc = help};
+    *out++ = (struct argp_option){.name = name,
+                                  .key = KEY_OPTION + (int)i,
+                                  .arg = opt->values,
+                                  .flags = flag ? OPTION_ARG_OPTIONAL : 0,
+                                  .doc = help};
   }
   *out++ = (struct argp_option){.name = "library",
                                 .key = KEY_LIBRARY,
@@ -148,13 +151,14 @@ static int preload(const char *command, const char *wanted) {
 int cmd_run(int argc, char **argv) {
   static struct argp_option options[MAX_OPTIONS + 2];
   const struct argp argp = {
-    .options = options,
-    .parser = parse,
-    .args_doc = "[--] PROGRAM [ARGUMENT...]",
-    .doc = "Runs PROGRAM with fastlocal: its TCP connections to other such programs on this host carry their bytes "
-           "through shared memory."
-           "\vThe environment variable FASTLOCAL_NAME does the same as the option --name, which wins over it. Exit status: "
-           "that of PROGRAM; 2 for bad options, 126 if PROGRAM cannot be run, 127 if it is not found.",
+      .options = options,
+      .parser = parse,
+      .args_doc = "[--] PROGRAM [ARGUMENT...]",
+      .doc = "Runs PROGRAM with fastlocal: its TCP connections to other such programs on this host carry their bytes "
+             "through shared memory."
+             "\vThe environment variable FASTLOCAL_NAME does the same as the option --name, which wins over it. Exit "
+             "status: "
+             "that of PROGRAM; 2 for bad options, 126 if PROGRAM cannot be run, 127 if it is not found.",
   };
   struct run r = {0};
   char err[512];

@@ -8,7 +8,7 @@
 #include "inspect.h"
 
 /*
- * Looks up descriptor fd of pid in the tables of its network namespace. False: it is no connected TCP socket, or not ours
- * to see. The tables are read once per namespace and kept until another namespace is asked for.
+ * Looks up descriptor fd of pid in the tables of its network namespace. False: it is no connected TCP socket, or not
+ * ours to see. The tables are read once per namespace and kept until another namespace is asked for.
  */
 bool sockets_lookup(pid_t pid, int fd, struct inspect_address *local, struct inspect_address *remote);

@@ -41,7 +41,8 @@ static void *must(void *p) {
 static int by_fd(const void *a, const void *b) {
   const struct inspect_conn *x = a, *y = b;
 
-  return x->fd != y->fd ? (x->fd > y->fd) - (x->fd < y->fd) : (x->local.port > y->local.port) - (x->local.port < y->local.port);
+  return x->fd != y->fd ? (x->fd > y->fd) - (x->fd < y->fd)
+                        : (x->local.port > y->local.port) - (x->local.port < y->local.port);
 }
 
 static int by_pid(const void *a, const void *b) {
@@ -72,10 +73,10 @@ static enum inspect_result look_at(struct findings *f, pid_t pid) {
 
 static void look_at_chosen(struct findings *f, const struct arguments *args) {
   static const char *const complaints[] = {
-    [INSPECT_NONE] = "does not use fastlocal",
-    [INSPECT_FOREIGN] = "uses another version of fastlocal",
-    [INSPECT_DENIED] = "may not be read by this user",
-    [INSPECT_GONE] = "no such process",
+      [INSPECT_NONE] = "does not use fastlocal",
+      [INSPECT_FOREIGN] = "uses another version of fastlocal",
+      [INSPECT_DENIED] = "may not be read by this user",
+      [INSPECT_GONE] = "no such process",
   };
 
   for (size_t i = 0; i < args->npids; i++) {
@@ -238,8 +239,8 @@ static json_t *address_json(const struct inspect_address *a) {
 
 static json_t *conn_json(const struct inspect_conn *c) {
   return json_pack("{s:i, s:o, s:o, s:s, s:b, s:s, s:I, s:o, s:o}", "fd", c->fd, "local", address_json(&c->local),
-                   "remote", address_json(&c->remote), "state", c->phase, "usable", (int)c->usable, "why", c->why, "ring",
-                   (json_int_t)c->ring_size, "tx", lane_json(&c->tx), "rx", lane_json(&c->rx));
+                   "remote", address_json(&c->remote), "state", c->phase, "usable", (int)c->usable, "why", c->why,
+                   "ring", (json_int_t)c->ring_size, "tx", lane_json(&c->tx), "rx", lane_json(&c->rx));
 }
 
 static void print_json(const struct findings *f, bool all) {
@@ -252,8 +253,8 @@ static void print_json(const struct findings *f, bool all) {
     for (size_t k = 0; k < p->count; k++)
       json_array_append_new(conns, conn_json(&p->conns[k]));
     if (p->count > 0 || all)
-      json_array_append_new(processes, json_pack("{s:i, s:s, s:o}", "pid", (int)p->pid, "program", p->name,
-                                                 "connections", conns));
+      json_array_append_new(processes,
+                            json_pack("{s:i, s:s, s:o}", "pid", (int)p->pid, "program", p->name, "connections", conns));
     else
       json_decref(conns);
   }
@@ -293,26 +294,29 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 
 static void report_missing(const struct findings *f) {
   if (f->denied > 0)
-    fprintf(stderr, "%u other process%s could not be read (another user's).\n", f->denied, f->denied == 1 ? "" : "es");
+    fprintf(stderr, "%u other process%s could not be read (no permission).\n", f->denied, f->denied == 1 ? "" : "es");
   if (f->foreign > 0)
     fprintf(stderr, "%u process%s another version of fastlocal.\n", f->foreign, f->foreign == 1 ? " uses" : "es use");
 }
 
 int cmd_stat(int argc, char **argv) {
   static const struct argp_option options[] = {
-    {"json", 'j', NULL, 0, "Print JSON", 0},
-    {"all", 'a', NULL, 0, "Also show processes that have the library and no connection", 0},
-    {0},
+      {"json", 'j', NULL, 0, "Print JSON", 0},
+      {"all", 'a', NULL, 0, "Also show processes that have the library and no connection", 0},
+      {0},
   };
   static const struct argp argp = {
-    .options = options,
-    .parser = parse,
-    .args_doc = "[PID...]",
-    .doc = "Shows the TCP connections of programs that run with fastlocal: all that this user may see, or those of the "
-           "given processes."
-           "\vSTATE is young (not looked at yet), seeking (the other end is looked for), paired (rings are there) or tcp (for "
-           "good). TX and RX say what the receiver of that direction does now: watching (bytes travel by the ring), native "
-           "(it sleeps in the kernel, bytes travel by TCP). A process that inherited a connection shows it as well.",
+      .options = options,
+      .parser = parse,
+      .args_doc = "[PID...]",
+      .doc =
+          "Shows the TCP connections of programs that run with fastlocal: all that this user may see, or those of the "
+          "given processes."
+          "\vSTATE is young (not looked at yet), seeking (the other end is looked for), paired (rings are there) or "
+          "tcp (for "
+          "good). TX and RX say what the receiver of that direction does now: watching (bytes travel by the ring), "
+          "native "
+          "(it sleeps in the kernel, bytes travel by TCP). A process that inherited a connection shows it as well.",
   };
   struct arguments args = {0};
   struct findings f = {0};

@@ -33,7 +33,7 @@ Test(environment, variables_are_read_and_empty_ones_are_presets) {
   setenv("FASTLOCAL_RING", "1M", 1);
   setenv("FASTLOCAL_SPIN_US", "", 1);
   setenv("FASTLOCAL_STATS", "/tmp/stats", 1);
-  setenv("FASTLOCAL_SPIN", "rubbish", 1);      /* the beginning of a name is another variable */
+  setenv("FASTLOCAL_SPIN", "rubbish", 1); /* the beginning of a name is another variable */
   setenv("FASTLOCAL_SPIN_US_", "rubbish", 1);
   cr_assert_eq(fl_options_load(err, sizeof(err)), 0, "%s", err);
   cr_expect_eq(fl_options.ring, 1u << 20);

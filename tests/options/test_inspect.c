@@ -47,7 +47,7 @@ static struct fl_conn *add_conn(uint32_t index) {
 
 static void pair(struct fl_conn *c, uint32_t ring_size) {
   struct fl_segment *seg =
-    mmap(NULL, fl_segment_bytes(ring_size), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+      mmap(NULL, fl_segment_bytes(ring_size), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
   cr_assert_neq(seg, MAP_FAILED);
   fl_segment_init(seg, ring_size);

@@ -83,8 +83,9 @@ Test(log, a_line_has_time_program_pid_and_level) {
   int year, month, day, hour, minute, second, ms, pid, end = 0;
   char program[64], level[16];
   fl_log(FL_LOG_WARN, "%d bottles", 3);
-  cr_assert_eq(sscanf(contents(file), "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ %63[^[][%d] fastlocal %15[a-z]: 3 bottles\n%n", &year, &month,
-                      &day, &hour, &minute, &second, &ms, program, &pid, level, &end), 10, "%s", text);
+  cr_assert_eq(sscanf(contents(file), "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ %63[^[][%d] fastlocal %15[a-z]: 3 bottles\n%n",
+                      &year, &month, &day, &hour, &minute, &second, &ms, program, &pid, level, &end),
+               10, "%s", text);
   cr_expect_eq(text[end], '\0');
   cr_expect_eq(pid, getpid());
   cr_expect_str_eq(level, "warn");
