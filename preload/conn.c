@@ -10,6 +10,7 @@
 #include "arena_alloc.h"
 #include "epoll.h"
 #include "log.h"
+#include "process.h"
 #include "registry/sys.h"
 #include "stats.h"
 
@@ -61,8 +62,18 @@ void fl_conn_holder_drop(struct fl_conn *c, int32_t pid) {
 bool fl_conn_holders_purge(struct fl_conn *c) {
   for (int i = 0; i < FL_HOLDERS; i++) {
     int32_t pid = atomic_load_explicit(&c->holder[i], memory_order_relaxed);
-    if (pid > 0 && pid != fl_pid() && fl_sys_kill(pid, 0) == -ESRCH)
-      fl_conn_holder_drop(c, pid);
+    if (pid <= 0 || pid == fl_pid() || !fl_process_gone(pid))
+      continue;
+    if (fl_conn_paired(c) && !atomic_load_explicit(&c->pin, memory_order_relaxed)) {
+      /* it may have moved bytes that nobody counted: a program without the library, or one that was killed inside a call */
+      int fd = fl_process_fd_of(c);
+      enum fl_agree agree = fd < 0 ? FL_UNSURE : fl_pair_counts(c, fd);
+      if (agree == FL_UNSURE)
+        continue; /* still shared until this is known */
+      if (agree == FL_DIFFER)
+        fl_conn_pin(c, FL_WHY_COUNTS);
+    }
+    fl_conn_holder_drop(c, pid);
   }
   return atomic_load_explicit(&c->nholders, memory_order_acquire) == 1;
 }

@@ -117,6 +117,7 @@ struct fl_conn {
   struct fl_rx rx;
   struct fl_count rx_ring, rx_kernel;
   struct fl_wait_hist rx_hist;
+  uint64_t purged_at; /* fl_now() */
 };
 
 struct fl_epoll;
@@ -227,7 +228,8 @@ static inline bool fl_conn_paired(const struct fl_conn *c) {
 /* Holders across a fork. */
 void fl_conn_holder_add(struct fl_conn *c, int32_t pid);
 void fl_conn_holder_drop(struct fl_conn *c, int32_t pid);
-/* Drops holders that are dead; true if only this process is left. */
+/* Drops holders that are dead, once it is clear that they left the counts right; true if only this process is left. A few
+ * system calls per holder. */
 bool fl_conn_holders_purge(struct fl_conn *c);
 
 /* Calls f for every connection of which this process holds a descriptor. */
@@ -242,6 +244,10 @@ void fl_conn_watch(struct fl_conn *c);
 /* Counts a message of n bytes on a connection that is not paired, and takes the next step towards pairing when it is due.
  * Called without locks. Never blocks; errno is left alone. */
 void fl_pair_tick(struct fl_conn *c, int fd, size_t n);
+/* Do the hooks and the kernel agree on what has passed? Unsure: a call is under way, or the counts moved meanwhile. */
+enum fl_agree { FL_AGREE, FL_DIFFER, FL_UNSURE };
+enum fl_agree fl_pair_counts(struct fl_conn *c, int fd);
+
 /* Both locks held: gives up a rendezvous. */
 void fl_pair_abandon(struct fl_conn *c, struct fl_local *l);
 

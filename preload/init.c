@@ -17,6 +17,8 @@ __attribute__((constructor)) static void init(void) {
     fl_log_bad_value(err);
   else if (!fl_options.disable && fl_process_init())
     fl_process_hooks_init();
+  if (fl_options.spin_fixed)
+    fl_wait_fixed();
   errno = saved;
 }
 

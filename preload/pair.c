@@ -110,21 +110,18 @@ static bool kernel_counts(int fd, struct kernel_counts *k) {
   return false;
 }
 
-enum agree { AGREE, DIFFER, UNSURE };
-
-/* Do the hooks and the kernel agree on what has passed? */
-static enum agree counts_agree(struct fl_conn *c, int fd) {
+enum fl_agree fl_pair_counts(struct fl_conn *c, int fd) {
   struct kernel_counts k;
 
   if (atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) || atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst))
-    return UNSURE;
+    return FL_UNSURE;
   uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_acquire), krx = atomic_load_explicit(&c->krx, memory_order_acquire);
   if (!kernel_counts(fd, &k))
-    return UNSURE;
+    return FL_UNSURE;
   if (ktx != atomic_load_explicit(&c->ktx, memory_order_seq_cst) || krx != atomic_load_explicit(&c->krx, memory_order_seq_cst) ||
       atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) || atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst))
-    return UNSURE;
-  return k.sent == ktx && k.received == krx ? AGREE : DIFFER;
+    return FL_UNSURE;
+  return k.sent == ktx && k.received == krx ? FL_AGREE : FL_DIFFER;
 }
 
 /* ---- steps ---- */
@@ -166,16 +163,16 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
   case FL_RDV_PAIRED:
     rdv_closed(l);
     /* The peer may be using its half already; a lane whose receiver stays NATIVE is the kernel's. */
-    switch (counts_agree(c, fd)) {
-    case AGREE:
+    switch (fl_pair_counts(c, fd)) {
+    case FL_AGREE:
       install(c, l, fd, p);
       return;
-    case UNSURE:
+    case FL_UNSURE:
       l->parked = *p;
       l->has_parked = true;
       l->next_look = l->ops + 1;
       return;
-    case DIFFER:
+    case FL_DIFFER:
       fl_sys_munmap(p->seg, p->bytes);
       settle(c, l, FL_WHY_COUNTS);
       return;

@@ -17,6 +17,7 @@
 #include "registry/sys.h"
 
 #define REST_IOV 64
+#define PURGE_EVERY_NS 1000000u /* holders that died are looked for this often */
 
 /* ---- kernel lane ---- */
 
@@ -432,7 +433,10 @@ ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io) {
     fl_unlock(&c->rx_lock);
     return io->native(fd, io);
   }
-  if (FL_UNLIKELY(atomic_load_explicit(&c->nholders, memory_order_relaxed) > 1))
+  if (FL_UNLIKELY(atomic_load_explicit(&c->nholders, memory_order_relaxed) > 1) &&
+      fl_now() - c->purged_at > fl_ns_to_ticks(PURGE_EVERY_NS)) {
+    c->purged_at = fl_now();
     fl_conn_holders_purge(c);
+  }
   return recv_paired(c, fd, io);
 }

@@ -28,6 +28,7 @@ extern const unsigned int __rseq_size __attribute__((weak));
 
 /* All relaxed: hints, of which a stale value costs a microsecond at most. */
 static _Atomic uint64_t mult, inverse;   /* nanoseconds per tick and ticks per nanosecond, 32.32 fixed point */
+static bool fixed;                       /* written before there are threads */
 static _Atomic uint64_t contended_until; /* fl_now() */
 static _Atomic uint64_t backoff_ns;
 static _Atomic uint64_t switches_checked; /* fl_now() */
@@ -143,6 +144,8 @@ static void check_switches(uint64_t now) {
     contend(now);
 }
 
+void fl_wait_fixed(void) { fixed = true; }
+
 void fl_wait_begin(struct fl_wait *w, struct fl_wait_hist *hist, int peer_cpu, uint64_t spin_ns) {
   *w = (struct fl_wait){.hist = hist, .peer_cpu = peer_cpu};
   if (spin_ns == 0) {
@@ -150,19 +153,23 @@ void fl_wait_begin(struct fl_wait *w, struct fl_wait_hist *hist, int peer_cpu, u
     return;
   }
   w->begin = w->last = fl_now();
+  w->same_cpu = peer_cpu >= 0 && peer_cpu == fl_cpu();
+  w->kernel_at = w->begin + fl_ns_to_ticks(KERNEL_EVERY_NS);
+  if (fixed) {
+    w->deadline = w->begin + fl_ns_to_ticks(spin_ns);
+    return;
+  }
   check_switches(w->begin);
   if (fl_wait_contended()) {
     w->none = true;
     return;
   }
-  w->same_cpu = peer_cpu >= 0 && peer_cpu == fl_cpu();
   if (!w->same_cpu && hist->skips) {
     hist->skips--;
     w->none = true;
     return;
   }
   w->deadline = w->begin + fl_ns_to_ticks(spin_ns >> hist->budget_shift);
-  w->kernel_at = w->begin + fl_ns_to_ticks(KERNEL_EVERY_NS);
 }
 
 enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
@@ -170,21 +177,25 @@ enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
     return FL_WAIT_SLEEP;
 
   if (w->same_cpu) {
-    if (w->yields++ >= YIELDS)
+    if (fixed ? (int64_t)(w->last - w->deadline) >= 0 : w->yields++ >= YIELDS)
       return FL_WAIT_SLEEP;
     sched_yield();
     uint64_t now = fl_now();
-    if (now - w->last > fl_ns_to_ticks(YIELD_LATE_NS)) {
+    if (!fixed && now - w->last > fl_ns_to_ticks(YIELD_LATE_NS)) {
       contend(now);
       w->none = true; /* one more look, then sleep */
     }
     w->last = now;
+    if ((int64_t)(now - w->kernel_at) >= 0) {
+      w->kernel_at = now + fl_ns_to_ticks(KERNEL_EVERY_NS);
+      return FL_WAIT_KERNEL;
+    }
     return FL_WAIT_AGAIN;
   }
 
   relax();
   uint64_t now = fl_now();
-  if (now - w->last > fl_ns_to_ticks(PREEMPTED_NS)) {
+  if (!fixed && now - w->last > fl_ns_to_ticks(PREEMPTED_NS)) {
     contend(now);
     w->none = true;
     return FL_WAIT_AGAIN;
@@ -204,7 +215,7 @@ enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
 void fl_wait_end(struct fl_wait *w, bool found) {
   struct fl_wait_hist *h = w->hist;
 
-  if (w->begin == 0 || w->deadline == 0 || w->same_cpu)
+  if (w->begin == 0 || w->deadline == 0 || w->same_cpu || fixed)
     return;
   if (found) {
     h->budget_shift = 0;

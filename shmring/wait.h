@@ -57,6 +57,9 @@ int fl_cpu(void);
 /* True while spinning is known to hurt: this process lost the CPU to others a moment ago. [any thread] */
 bool fl_wait_contended(void);
 
+/* From now on every wait of this process spins its full time, whatever that brings. To be called once, at the start. */
+void fl_wait_fixed(void);
+
 /* spin_ns 0 means never to spin; peer_cpu -1 means unknown, which counts as another CPU. */
 void fl_wait_begin(struct fl_wait *w, struct fl_wait_hist *hist, int peer_cpu, uint64_t spin_ns);
 enum fl_wait_verdict fl_wait_step(struct fl_wait *w);
