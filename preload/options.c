@@ -116,11 +116,12 @@ static bool parse_size(struct fl_options *o, const struct spec *spec, const char
 }
 
 static bool parse_usec(struct fl_options *o, const struct spec *spec, const char *values, const char *text) {
+  bool fixed = strcmp(text, "auto") != 0;
   uint32_t n = SPIN_US_AUTO;
 
-  o->spin_fixed = strcmp(text, "auto") != 0;
-  if (o->spin_fixed && (!take_number(&text, SPIN_US_MAX, &n) || *text != '\0'))
+  if (fixed && (!take_number(&text, SPIN_US_MAX, &n) || *text != '\0'))
     return false;
+  o->spin_fixed = fixed;
   *(uint32_t *)field(o, spec) = n;
   return true;
 }

@@ -52,6 +52,7 @@ Test(values, an_empty_text_is_the_preset) {
   cr_expect_eq(o.log_level, FL_LOG_NONE);
   cr_expect_str_eq(o.log_file, "");
   cr_expect_eq(o.spin_us, 50);
+  cr_expect_not(o.spin_fixed);
   cr_expect_eq(o.tramp, FL_TRAMP_OFF);
   cr_expect_eq(o.nports, 0);
 }
@@ -81,6 +82,10 @@ Test(values, good_values) {
   cr_expect_eq(o.spin_us, 0);
   cr_expect_eq(set("spin_us", "10000"), 0);
   cr_expect_eq(o.spin_us, 10000);
+  cr_expect(o.spin_fixed);
+  cr_expect_eq(set("spin_us", "auto"), 0);
+  cr_expect_eq(o.spin_us, 50);
+  cr_expect_not(o.spin_fixed, "an adapting spin replaces a fixed one");
 
   cr_expect_eq(set("log", "info"), 0);
   cr_expect_eq(o.log_level, FL_LOG_INFO);
@@ -166,6 +171,7 @@ ParameterizedTestParameters(values, bad_values) {
       {"ring", "4294967295M", "power of two"},
       {"spin_us", "10001", "0 to 10000"},
       {"spin_us", "-1", "0 to 10000"},
+      {"spin_us", "Auto", "auto, or"},
       {"spin_us", "50us", "0 to 10000"},
       {"spin_us", "1.5", "0 to 10000"},
       {"spin_us", "4294967297", "0 to 10000"},
