@@ -112,12 +112,35 @@ void fl_conn_share(struct fl_conn *c, int fd) {
   fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
 }
 
-/* The slot may be used again if no other thread is inside. */
-void fl_conn_put(struct fl_conn *c) {
+/* The slot may be used again if the family has closed it and no thread is inside. */
+static void put(struct fl_conn *c) {
   if (!atomic_load_explicit(&c->closed, memory_order_acquire) || atomic_load_explicit(&c->rx_sleepers, memory_order_acquire) > 0 ||
-      atomic_load_explicit(&c->tx_busy, memory_order_acquire) > 0)
+      atomic_load_explicit(&c->tx_busy, memory_order_acquire) > 0 ||
+      atomic_load_explicit(&fl_local_of(c)->users, memory_order_acquire) > 0)
     return;
   fl_arena_free(c);
+}
+
+/* Unmaps what was retired, if nobody looks at it any more. */
+static void unmap_retired(struct fl_local *l) {
+  if (atomic_load_explicit(&l->users, memory_order_seq_cst) > 0)
+    return;
+  /* acq_rel: of two that come here one gets it */
+  struct fl_segment *seg = atomic_exchange_explicit(&l->retired, NULL, memory_order_acq_rel);
+  if (seg)
+    fl_sys_munmap(seg, l->seg_bytes);
+}
+
+void fl_conn_leave(struct fl_conn *c) {
+  struct fl_local *l = fl_local_of(c);
+
+  /* seq_cst: what this thread did to the connection comes before its end; pairs with conn_last */
+  if (atomic_fetch_sub_explicit(&l->users, 1, memory_order_seq_cst) > 1)
+    return;
+  if (FL_UNLIKELY(atomic_load_explicit(&l->retired, memory_order_relaxed) != NULL))
+    unmap_retired(l);
+  if (FL_UNLIKELY(atomic_load_explicit(&c->closed, memory_order_relaxed)))
+    put(c);
 }
 
 /* TCP answers a close with unread bytes by a reset; the kernel must be told when the unread bytes are in the ring. */
@@ -137,8 +160,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
     l->has_parked = false;
     fl_sys_munmap(l->parked.seg, l->parked.bytes);
   }
-  struct fl_segment *seg = l->seg;
-  l->seg = NULL;
+  struct fl_segment *seg = atomic_load_explicit(&l->seg, memory_order_relaxed);
   if (fl_conn_paired(c)) {
     fl_rx_native_always(&c->rx);
     if (sole) {
@@ -153,17 +175,19 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
     atomic_store_explicit(&c->phase, FL_SETTLED, memory_order_release);
     atomic_store_explicit(&c->closed, 1, memory_order_release);
   }
+  if (seg) {
+    atomic_store_explicit(&l->retired, seg, memory_order_relaxed);
+    /* seq_cst: pairs with fl_conn_enter; whoever enters from here on sees no mapping */
+    atomic_store_explicit(&l->seg, NULL, memory_order_seq_cst);
+  }
   if (rx)
     fl_unlock(&c->rx_lock);
   if (tx)
     fl_unlock(&c->tx_lock);
-  /* acquire: a thread that still sleeps on a full ring looks at the segment; closing under a blocked writer is rare enough
-   * to leave the mapping to the end of the process */
-  if (seg && atomic_load_explicit(&c->tx_sleepers, memory_order_acquire) == 0)
-    fl_sys_munmap(seg, l->seg_bytes);
   fl_conn_holder_drop(c, fl_pid());
+  unmap_retired(l);
   if (sole)
-    fl_conn_put(c);
+    put(c);
 }
 
 void fl_conn_forget(int fd, bool closing) {
@@ -193,8 +217,10 @@ void fl_conn_forget(int fd, bool closing) {
 /* ---- lanes ---- */
 
 void fl_conn_native(struct fl_conn *c) {
-  if (fl_conn_paired(c))
+  fl_conn_enter(c);
+  if (fl_conn_mapped(c))
     fl_rx_native_always(&c->rx);
+  fl_conn_leave(c);
 }
 
 void fl_conn_pin(struct fl_conn *c, enum fl_reason why) {

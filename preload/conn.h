@@ -101,7 +101,6 @@ struct fl_conn {
   /* sending: under tx_lock */
   _Alignas(128) fl_lock_t tx_lock;
   _Atomic int32_t tx_busy; /* threads inside a native send that may block */
-  _Atomic int32_t tx_sleepers; /* threads that sleep until a full ring has space: the segment stays mapped */
   _Atomic uint64_t ktx;    /* bytes ever sent on the kernel lane */
   uint64_t alive_at;       /* fl_now(): when the peer was last seen not to be dead */
   struct fl_tx tx;
@@ -127,9 +126,11 @@ struct fl_item; /* epoll.c: one registration of a connection in one epoll set of
 struct fl_local {
   _Atomic int32_t nfds;
   _Atomic bool polled;       /* seen in poll or select: a nonblocking receiver comes back through a hooked wait */
+  _Atomic int32_t users;     /* threads that may look at the segment without a lock: see fl_conn_enter */
+  _Atomic(struct fl_segment *) retired; /* unmapped by the last of them */
   fl_lock_t reg_lock;
   struct fl_item *items;     /* under reg_lock */
-  struct fl_segment *seg;
+  _Atomic(struct fl_segment *) seg; /* the mapping; set and cleared under tx_lock and rx_lock */
   size_t seg_bytes;
   struct fl_rdv rdv;         /* under tx_lock and rx_lock */
   bool rdv_open;
@@ -208,8 +209,13 @@ void fl_conn_open(int fd, bool nonblock);
 void fl_conn_share(struct fl_conn *c, int fd);
 void fl_conn_forget(int fd, bool closing);
 
-/* A thread has come back from a native call on a connection that was closed meanwhile. */
-void fl_conn_put(struct fl_conn *c);
+/*
+ * Around every use of a connection that is not under one of its locks: in between the slot is not used again, and a mapping
+ * that fl_conn_mapped showed stays, though the connection may be closed. Cheap, and may be nested. fl_conn_leave keeps
+ * errno.
+ */
+static inline void fl_conn_enter(struct fl_conn *c);
+void fl_conn_leave(struct fl_conn *c);
 
 /* The connection must stay on the kernel lane for ever; leftover ring bytes stay readable through the hooks. */
 void fl_conn_pin(struct fl_conn *c, enum fl_reason why);
@@ -223,6 +229,17 @@ static inline bool fl_conn_usable(const struct fl_conn *c) {
 static inline bool fl_conn_paired(const struct fl_conn *c) {
   /* acquire: pairs with the release in pair.c; the attached sides are visible */
   return atomic_load_explicit(&c->phase, memory_order_acquire) == FL_PAIRED;
+}
+
+static inline void fl_conn_enter(struct fl_conn *c) {
+  /* seq_cst: pairs with conn_last; either it sees this user, or fl_conn_mapped sees that the mapping goes */
+  atomic_fetch_add_explicit(&fl_local_of(c)->users, 1, memory_order_seq_cst);
+}
+
+/* After fl_conn_enter, or with the set locked that holds an item of it: may the lanes be looked at? With one of the connection's
+ * locks, and the descriptor checked, fl_conn_paired says the same. */
+static inline bool fl_conn_mapped(const struct fl_conn *c) {
+  return fl_conn_paired(c) && atomic_load_explicit(&fl_local_of(c)->seg, memory_order_seq_cst) != NULL;
 }
 
 /* Holders across a fork. */

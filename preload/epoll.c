@@ -18,7 +18,8 @@
 #define HOT_MAX 4096u         /* items that one wait looks at */
 #define KERNEL_ROUNDS 16u     /* while rings are busy, the kernel is asked at least every so many calls, */
 #define KERNEL_EVERY_NS 20000u /* and at least this often */
-#define WATCH_SETS 4
+#define WATCH_SETS 4          /* sets that one connection may be in and still watch */
+#define NAP_NS 1000000u
 
 struct fl_item {
   int fd; /* key: what the kernel's registration is made with */
@@ -269,6 +270,11 @@ void fl_epoll_note(struct fl_epoll *set, int epfd, int op, int fd, const struct 
     if (!it || atomic_load_explicit(&set->native, memory_order_relaxed)) {
       fl_conn_pin(c, it ? FL_WHY_NESTED : FL_WHY_ERROR);
     }
+    if (it && fl_conn_of(fd) != c) {
+      /* closed while we were busy: the closer took the entry away first, and may not have seen the item */
+      item_delete(it);
+      it = NULL;
+    }
     if (it) {
       it->events = event->events;
       it->data = event->data;
@@ -277,7 +283,7 @@ void fl_epoll_note(struct fl_epoll *set, int epfd, int op, int fd, const struct 
         it->kicked = false;
         set->kicked--;
       }
-      if (fl_conn_paired(c)) {
+      if (fl_conn_mapped(c)) {
         bool asleep = atomic_load_explicit(&set->sleepers, memory_order_relaxed) > 0;
         if (asleep || (it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)))
           fl_conn_native(c);
@@ -455,8 +461,16 @@ static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, struct epoll_ev
   return r;
 }
 
-/* Turns every hot item NATIVE before a sleep; false if one has news. Set locked. */
-static bool all_native(struct fl_epoll *s) {
+enum sleep { SLEEP_LONG, SLEEP_SHORT, SLEEP_NOT };
+
+/*
+ * Turns every hot item NATIVE before a sleep. Not to sleep: one has news. To sleep for a short time only: the ring bytes
+ * of one come after kernel bytes that are still on their way. Those wake this thread, but another one may take them.
+ * Set locked.
+ */
+static enum sleep all_native(struct fl_epoll *s) {
+  enum sleep r = SLEEP_LONG;
+
   for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
     struct fl_item *it = s->hot[i - 1];
     struct fl_rx *rx = &it->conn->rx;
@@ -468,13 +482,14 @@ static bool all_native(struct fl_epoll *s) {
     }
     uint64_t seen = it->seen;
     if (fl_rx_ready(it->conn, it->events & EPOLLET ? &seen : NULL))
-      return false; /* it->seen is left alone: the event is yet to be reported */
+      return SLEEP_NOT; /* it->seen is left alone: the event is yet to be reported */
     it->seen = seen;
-    /* Either the head moved and was not news, or kernel bytes that are still on their way come first: those will wake us. */
     if (fl_rx_native(rx, it->events & EPOLLET ? it->seen : rx->tail))
       cool(it);
+    else
+      r = SLEEP_SHORT;
   }
-  return true;
+  return r;
 }
 
 static uint64_t left_ns(const struct timespec *timeout, uint64_t begin) {
@@ -575,9 +590,16 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
     }
     /* relaxed: changed and read under the lock (fl_epoll_watch) */
     atomic_fetch_add_explicit(&s->sleepers, 1, memory_order_relaxed);
-    if (all_native(s))
-      return sleep_native(s, epfd, events, max, left_ns(timeout, begin), mask);
-    atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
+    enum sleep how = all_native(s);
+    if (how == SLEEP_NOT) {
+      atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
+      continue;
+    }
+    uint64_t ns = left_ns(timeout, begin);
+    bool nap = how == SLEEP_SHORT && ns > NAP_NS;
+    n = sleep_native(s, epfd, events, max, nap ? NAP_NS : ns, mask);
+    if (n != 0 || !nap || fl_lock(&s->lock) != FL_LOCKED)
+      return n;
   }
 }
 

@@ -308,10 +308,13 @@ FL_EXPORT int ioctl(int fd, unsigned long request, ...) {
   } else if (request == FIOASYNC) {
     if (*(int *)arg)
       fl_conn_pin(c, FL_WHY_OPTION);
-  } else if (request == FIONREAD && fl_conn_paired(c)) {
-    *(int *)arg += (int)fl_rx_pending(&c->rx);
-  } else if (request == TIOCOUTQ && fl_conn_paired(c) && fl_lock(&c->tx_lock) == FL_LOCKED) {
-    *(int *)arg += (int)fl_tx_unconsumed(&c->tx);
+  } else if (request == FIONREAD && fl_lock(&c->rx_lock) == FL_LOCKED) {
+    if (fl_conn_of(fd) == c && fl_conn_paired(c))
+      *(int *)arg += (int)fl_rx_pending(&c->rx);
+    fl_unlock(&c->rx_lock);
+  } else if (request == TIOCOUTQ && fl_lock(&c->tx_lock) == FL_LOCKED) {
+    if (fl_conn_of(fd) == c && fl_conn_paired(c))
+      *(int *)arg += (int)fl_tx_unconsumed(&c->tx);
     fl_unlock(&c->tx_lock);
   }
   return r;
@@ -391,7 +394,7 @@ FL_EXPORT int shutdown(int fd, int how) {
     if ((how == SHUT_WR || how == SHUT_RDWR) && fl_lock(&c->tx_lock) == FL_LOCKED) {
       /* what was sent before is published; nothing may follow in the ring */
       atomic_store_explicit(&c->shut_wr, 1, memory_order_relaxed);
-      if (fl_conn_paired(c) && !c->tx.broken)
+      if (fl_conn_of(fd) == c && fl_conn_paired(c) && !c->tx.broken)
         fl_tx_flag(&c->tx, FL_FLAG_FIN);
       fl_unlock(&c->tx_lock);
     }

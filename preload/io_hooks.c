@@ -269,7 +269,10 @@ FL_EXPORT ssize_t splice(int in, off64_t *in_off, int out, off64_t *out_off, siz
     fl_conn_pin(from, FL_WHY_SPLICE);
     char buf[4096];
     ssize_t got = 0;
-    if (fl_conn_paired(from) && fl_rx_pending(&from->rx) > 0) {
+    fl_conn_enter(from);
+    bool left = fl_rx_ready(from, NULL);
+    fl_conn_leave(from);
+    if (left) {
       /* never more than the pipe takes at once: what was taken out of the ring cannot be put back */
       if (!(fl_sys_ready(out, POLLOUT) & POLLOUT)) {
         if (flags & SPLICE_F_NONBLOCK) {

@@ -20,13 +20,27 @@
 
 #define IN_EVENTS (POLLIN | POLLRDNORM)
 #define STACK_FDS 64
+#define NAP_NS 1000000u
 
 /* The followed connections of one call that are asked for input. */
 struct waiters {
   struct fl_conn **conn;
   int *fd;
-  int n;
+  int n, room;
 };
+
+/* Every connection of the call is entered until it returns: another thread may close it meanwhile. */
+static void gather(struct waiters *w, struct fl_conn *c) {
+  fl_conn_enter(c);
+  w->conn[w->n++] = c;
+}
+static void ungather(struct waiters *w) {
+  int saved = errno;
+
+  while (w->n > 0)
+    fl_conn_leave(w->conn[--w->n]);
+  errno = saved;
+}
 
 static void polled(struct fl_conn *c) { atomic_store_explicit(&fl_local_of(c)->polled, true, memory_order_relaxed); }
 
@@ -91,7 +105,7 @@ static enum spun spin(const struct waiters *ws, int (*look)(const void *what), c
 
   for (int i = 0; i < ws->n; i++) {
     struct fl_conn *c = ws->conn[i];
-    if (!fl_conn_paired(c) || fl_rx_state(&c->rx) != FL_WATCHING)
+    if (!fl_conn_mapped(c) || fl_rx_state(&c->rx) != FL_WATCHING)
       continue;
     fl_rx_at_cpu(&c->rx, here);
     busy |= !fl_rx_quiet(c);
@@ -128,17 +142,19 @@ static enum spun spin(const struct waiters *ws, int (*look)(const void *what), c
 static void unsleep(struct waiters *w) {
   int saved = errno;
 
-  for (int i = 0; i < w->n; i++) {
+  for (int i = 0; i < w->n; i++)
     atomic_fetch_sub_explicit(&w->conn[i]->rx_sleepers, 1, memory_order_acq_rel);
-    if (FL_UNLIKELY(atomic_load_explicit(&w->conn[i]->closed, memory_order_relaxed)))
-      fl_conn_put(w->conn[i]);
-  }
   w->n = 0;
   errno = saved;
 }
 
-/* Counts as a sleeper of every one and turns it NATIVE. False, and nothing counted, if one has bytes in its ring. */
-static bool sleeping(struct waiters *all, struct waiters *counted) {
+enum sleep { SLEEP_LONG, SLEEP_SHORT, SLEEP_NOT };
+
+/* Counts as a sleeper of every one and turns it NATIVE. Not to sleep, and nothing counted, if one has bytes in its ring; for a
+ * short time if those come after kernel bytes on their way, which wake this thread unless another takes them. */
+static enum sleep sleeping(struct waiters *all, struct waiters *counted) {
+  enum sleep r = SLEEP_LONG;
+
   counted->n = 0;
   counted->conn = all->conn;
   for (int i = 0; i < all->n; i++) {
@@ -146,16 +162,18 @@ static bool sleeping(struct waiters *all, struct waiters *counted) {
     bool locked = fl_lock(&c->rx_lock) == FL_LOCKED;
     atomic_fetch_add_explicit(&c->rx_sleepers, 1, memory_order_seq_cst);
     counted->n = i + 1;
-    bool native = !fl_conn_paired(c) || c->rx.broken || fl_rx_native(&c->rx, c->rx.tail);
+    bool native = !fl_conn_mapped(c) || c->rx.broken || fl_rx_native(&c->rx, c->rx.tail);
     if (locked)
       fl_unlock(&c->rx_lock);
-    /* not NATIVE and not ready: kernel bytes on their way come first, and will wake us */
-    if (!native && fl_rx_ready(c, NULL)) {
+    if (native)
+      continue;
+    if (fl_rx_ready(c, NULL)) {
       unsleep(counted);
-      return false;
+      return SLEEP_NOT;
     }
+    r = SLEEP_SHORT;
   }
-  return true;
+  return r;
 }
 
 static uint64_t timeout_ns(const struct timespec *t) {
@@ -181,7 +199,7 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
     struct fl_conn *c = fds[i].events & IN_EVENTS ? fl_conn_of(fds[i].fd) : NULL;
     if (c && w->n >= 0) {
       polled(c);
-      w->conn[w->n++] = c;
+      gather(w, c);
     }
   }
   const struct polled what = {fds, n};
@@ -211,29 +229,40 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
       }
     }
     struct waiters counted __attribute__((cleanup(unsleep))) = {0};
-    if (!sleeping(w, &counted))
+    enum sleep how = sleeping(w, &counted);
+    if (how == SLEEP_NOT)
       continue;
     uint64_t left = ns;
     if (ns != UINT64_MAX) {
       uint64_t gone = fl_ticks_to_ns(fl_now() - begin);
       left = gone < 1000 ? ns : gone < ns ? ns - gone : 0; /* whole milliseconds stay whole */
     }
-    return poll_native(fds, n, left, mask);
+    bool nap = how == SLEEP_SHORT && left > NAP_NS;
+    int k = poll_native(fds, n, nap ? NAP_NS : left, mask);
+    if (k != 0 || !nap)
+      return k;
   }
+}
+
+static int entered_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask, struct waiters *arrays) {
+  struct waiters w __attribute__((cleanup(ungather))) = *arrays;
+
+  return do_poll(fds, n, ns, mask, &w);
 }
 
 static int any_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask, int ours) {
   struct fl_conn *conn[STACK_FDS];
-  struct waiters w = {.conn = conn};
+  struct waiters w = {.conn = conn, .room = STACK_FDS};
 
   fl_process_check();
   if (ours <= STACK_FDS)
-    return do_poll(fds, n, ns, mask, &w);
+    return entered_poll(fds, n, ns, mask, &w);
   size_t bytes = (size_t)ours * sizeof *w.conn;
   w.conn = fl_sys_map_private(bytes); /* not malloc: poll may be called from a signal handler */
+  w.room = ours;
   if (!w.conn)
     return poll_native(fds, n, ns, mask);
-  int r = do_poll(fds, n, ns, mask, &w);
+  int r = entered_poll(fds, n, ns, mask, &w);
   int saved = errno;
   fl_sys_munmap(w.conn, bytes);
   errno = saved;
@@ -369,13 +398,12 @@ static int do_select(const struct selected *s, struct waiters *w) {
   uint64_t begin = fl_now();
   bool spun = s->mask || s->ns == 0 || s->n > FD_SETSIZE, look = false;
 
-  w->n = 0;
   for (int fd = 0; fd < s->n; fd++) {
     struct fl_conn *c = bit(s->set[0], fd) ? fl_conn_of(fd) : NULL;
-    if (c) {
+    if (c && w->n < w->room) {
       polled(c);
       w->fd[w->n] = fd;
-      w->conn[w->n++] = c;
+      gather(w, c);
     }
   }
   for (;;) {
@@ -401,25 +429,41 @@ static int do_select(const struct selected *s, struct waiters *w) {
       continue;
     }
     struct waiters counted __attribute__((cleanup(unsleep))) = {0};
-    if (sleeping(w, &counted))
+    enum sleep how = sleeping(w, &counted);
+    if (how == SLEEP_LONG)
       return select_native(s);
+    if (how == SLEEP_SHORT) {
+      struct timespec nap = {0, NAP_NS};
+      fl_syscall6(__NR_ppoll, 0, 0, (long)&nap, 0, 0, 0);
+      if (select_look(s) != 0)
+        return select_native(s); /* still counted as a sleeper, so that this may block again without harm */
+      if (s->ns != UINT64_MAX && fl_ticks_to_ns(fl_now() - begin) > s->ns)
+        return select_now(s, w);
+    }
   }
+}
+
+static int entered_select(const struct selected *s, struct waiters *arrays) {
+  struct waiters w __attribute__((cleanup(ungather))) = *arrays;
+
+  return do_select(s, &w);
 }
 
 static int any_select(struct selected *s, int ours) {
   struct fl_conn *conn[STACK_FDS];
   int fd[STACK_FDS];
-  struct waiters w = {.conn = conn, .fd = fd, .n = ours};
+  struct waiters w = {.conn = conn, .fd = fd, .room = STACK_FDS};
 
   fl_process_check();
   if (ours <= STACK_FDS)
-    return do_select(s, &w);
+    return entered_select(s, &w);
   size_t bytes = (size_t)ours * (sizeof *w.conn + sizeof *w.fd);
   w.conn = fl_sys_map_private(bytes);
   if (!w.conn)
     return select_native(s);
   w.fd = (int *)(w.conn + ours);
-  int r = do_select(s, &w), saved = errno;
+  w.room = ours;
+  int r = entered_select(s, &w), saved = errno;
   fl_sys_munmap(w.conn, bytes);
   errno = saved;
   return r;

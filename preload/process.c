@@ -144,7 +144,7 @@ int fl_process_fd_of(const struct fl_conn *c) {
 uint64_t fl_process_unread(struct fl_conn *c) {
   uint64_t n = 0;
 
-  if (!fl_conn_paired(c))
+  if (!fl_conn_mapped(c))
     return 0;
   /* Not locked: this very thread was interrupted inside. Then the cursors are in motion, and nothing is said. */
   if (fl_lock(&c->rx_lock) != FL_LOCKED)
@@ -200,6 +200,7 @@ static void child_one(struct fl_conn *c, struct fl_local *l, void *arg) {
   const struct child *child = arg;
   int32_t me = fl_pid();
 
+  atomic_store_explicit(&l->users, 0, memory_order_relaxed); /* threads that do not exist here */
   atomic_store_explicit(&l->reg_lock, 0, memory_order_relaxed); /* its holder is a thread that does not exist here */
   fl_pair_abandon(c, l); /* only closes our copies: the rendezvous stays the parent's */
   if (l->has_parked) {

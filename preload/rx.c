@@ -29,6 +29,7 @@ struct sleeper {
 static void sleeper_begin(struct fl_conn *c) {
   /* seq_cst: pairs with the look at rx_sleepers in fl_conn_watch and pair.c */
   atomic_fetch_add_explicit(&c->rx_sleepers, 1, memory_order_seq_cst);
+  fl_conn_enter(c);
 }
 
 static void sleeper_end(struct sleeper *s) {
@@ -40,20 +41,12 @@ static void sleeper_end(struct sleeper *s) {
   }
   /* release: krx is complete for whoever sees the count come down */
   atomic_fetch_sub_explicit(&c->rx_sleepers, 1, memory_order_acq_rel);
-}
-
-static void sleeper_cleanup(struct sleeper *s) {
-  int saved = errno;
-
-  sleeper_end(s);
-  if (FL_UNLIKELY(atomic_load_explicit(&s->c->closed, memory_order_relaxed)))
-    fl_conn_put(s->c);
-  errno = saved;
+  fl_conn_leave(c);
 }
 
 /* The application's own call, counted, after sleeper_begin. Lock not held. The count comes down on cancellation as well. */
 static ssize_t recv_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
-  struct sleeper s __attribute__((cleanup(sleeper_cleanup))) = {c, 0};
+  struct sleeper s __attribute__((cleanup(sleeper_end))) = {c, 0};
   ssize_t n = io->native(fd, io);
   if (!(io->flags & MSG_PEEK))
     s.got = n;
@@ -199,7 +192,7 @@ bool fl_rx_ready(struct fl_conn *c, uint64_t *seen) {
   struct fl_span span[2];
   uint64_t need;
 
-  if (!fl_conn_paired(c))
+  if (!fl_conn_mapped(c))
     return false;
   uint64_t head = fl_rx_head(&c->rx);
   if (seen ? head == *seen : head == c->rx.tail)
@@ -331,9 +324,9 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
       if (got > 0 && !all)
         break;
       if (n == 0 || (n != -EAGAIN && n != -EINTR)) {
-        /* the connection ended before bytes that were promised: the kernel's word is final */
+        /* the connection ended before bytes that were promised: an end of file here would hide that some are missing */
         fl_unlock(&c->rx_lock);
-        return n == 0 ? (ssize_t)got : got ? (ssize_t)got : fail((int)-n);
+        return got ? (ssize_t)got : fail(n == 0 ? ECONNRESET : (int)-n);
       }
       if (nonblock) {
         fl_unlock(&c->rx_lock);

@@ -39,7 +39,8 @@ void fl_send_begin(struct fl_conn *c, size_t hint) {
   /* seq_cst: pairs with the look at tx_busy under the lock (pair.c, tx_push); either that sees this, or this call's bytes
    * are sent, and counted, before the ring is used */
   atomic_fetch_add_explicit(&c->tx_busy, 1, memory_order_seq_cst);
-  if (fl_conn_paired(c))
+  fl_conn_enter(c);
+  if (fl_conn_mapped(c))
     fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed) + hint);
 }
 
@@ -50,10 +51,9 @@ void fl_send_end(struct fl_conn *c, ssize_t sent) {
   }
   /* release: pairs with the acquire of tx_busy in tx_push; ktx is complete when 0 is seen */
   int left = atomic_fetch_sub_explicit(&c->tx_busy, 1, memory_order_acq_rel) - 1;
-  if (left == 0 && fl_conn_paired(c))
+  if (left == 0 && fl_conn_mapped(c))
     fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
-  if (FL_UNLIKELY(atomic_load_explicit(&c->closed, memory_order_relaxed)))
-    fl_conn_put(c);
+  fl_conn_leave(c);
 }
 
 /* tx_busy must come down when the thread is cancelled inside the native call. */
@@ -189,10 +189,10 @@ static enum slept tx_sleep(struct fl_conn *c, int fd) {
   struct fl_tx look = c->tx; /* a copy: nobody else's cursor is used without the lock */
   bool interrupted;
 
+  fl_conn_enter(c); /* keeps the segment mapped */
   fl_unlock(&c->tx_lock);
-  atomic_fetch_add_explicit(&c->tx_sleepers, 1, memory_order_relaxed); /* keeps the segment mapped */
   bool progress = fl_tx_sleep(&look, FULL_SLEEP_NS, &interrupted);
-  atomic_fetch_sub_explicit(&c->tx_sleepers, 1, memory_order_release);
+  fl_conn_leave(c);
   if (fl_lock(&c->tx_lock) != FL_LOCKED)
     return SLEPT_GONE; /* not locked: the caller must not unlock */
   return interrupted ? SLEPT_SIGNAL : progress ? SLEPT_PROGRESS : SLEPT_NOTHING;
