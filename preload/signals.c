@@ -2,14 +2,14 @@
 /*
  * preload/signals.c - handlers that are counted.
  *
- * Each function that the application installs as a handler gets a slot for life, and each slot has two small functions, the
- * stubs: one for installation with SA_RESTART and one for without. The kernel is given the stub in place of the handler. It
- * counts, and jumps to the handler.
+ * Each function that the application installs as a handler gets a slot for life, and each slot has two small functions,
+ * the stubs: one for installation with SA_RESTART and one for without. The kernel is given the stub in place of the
+ * handler. It counts, and jumps to the handler.
  *
- * The kernel's table therefore says everything about a signal's disposition, and there is no second table to keep in step:
- * the stub's address stands for the application's function and for the flag, and a slot never changes once it is taken.
- * Whatever races, whoever installs (a handler, a vfork child that shares our memory, libc itself putting back what it read),
- * handler and flags change together because the kernel changes them together.
+ * The kernel's table therefore says everything about a signal's disposition, and there is no second table to keep in
+ * step: the stub's address stands for the application's function and for the flag, and a slot never changes once it is
+ * taken. Whatever races, whoever installs (a handler, a vfork child that shares our memory, libc itself putting back
+ * what it read), handler and flags change together because the kernel changes them together.
  *
  * No locks, no allocation, no system calls of our own: all of this may run in a handler, and with every signal blocked.
  */
@@ -35,8 +35,8 @@ sighandler_t bsd_signal(int sig, sighandler_t handler);
 int sigvec(int sig, const struct fl_sigvec *vec, struct fl_sigvec *old);
 
 /*
- * Always called with three arguments: the kernel passes them whether SA_SIGINFO is set or not, and some handlers installed
- * without it do look at the context.
+ * Always called with three arguments: the kernel passes them whether SA_SIGINFO is set or not, and some handlers
+ * installed without it do look at the context.
  */
 typedef void handler_fn(int sig, siginfo_t *info, void *context);
 
@@ -45,20 +45,22 @@ __thread struct fl_signals fl_signals __attribute__((tls_model("initial-exec"), 
 /* ---- stubs ---- */
 
 /*
- * Slots are taken in order and never given back. Release and acquire order nothing but the pointer itself; a stub needs not
- * even that, because it only runs after a rt_sigaction that came after the slot was taken.
+ * Slots are taken in order and never given back. Release and acquire order nothing but the pointer itself; a stub needs
+ * not even that, because it only runs after a rt_sigaction that came after the slot was taken.
  */
 static _Atomic(handler_fn *) handlers[FL_SIGNALS_HANDLERS];
 
 /* X(n) for all slots, in octal, so that numbers can be pasted together from digits. */
 #define FOR_8(X, n) X(n##0) X(n##1) X(n##2) X(n##3) X(n##4) X(n##5) X(n##6) X(n##7)
 #define FOR_64(X, n) \
-  FOR_8(X, n##0) FOR_8(X, n##1) FOR_8(X, n##2) FOR_8(X, n##3) FOR_8(X, n##4) FOR_8(X, n##5) FOR_8(X, n##6) FOR_8(X, n##7)
+  FOR_8(X, n##0) \
+  FOR_8(X, n##1) FOR_8(X, n##2) FOR_8(X, n##3) FOR_8(X, n##4) FOR_8(X, n##5) FOR_8(X, n##6) FOR_8(X, n##7)
 #define FOR_ALL(X) FOR_64(X, 0) FOR_64(X, 01)
 
 /*
- * The call is the last thing that a stub does, and the compiler makes it a jump: the handler then returns to the kernel's
- * frame by itself, and neither a backtrace, nor an exception, nor a stack of MINSIGSTKSZ bytes can tell that we were there.
+ * The call is the last thing that a stub does, and the compiler makes it a jump: the handler then returns to the
+ * kernel's frame by itself, and neither a backtrace, nor an exception, nor a stack of MINSIGSTKSZ bytes can tell that
+ * we were there.
  */
 #define STUBS(n) \
   static void restart_##n(int sig, siginfo_t *info, void *context) { \
@@ -76,7 +78,7 @@ static const struct {
   handler_fn *restart, *norestart;
 } stubs[FL_SIGNALS_HANDLERS] = {
 #define ENTRY(n) {restart_##n, norestart_##n},
-  FOR_ALL(ENTRY)
+    FOR_ALL(ENTRY)
 #undef ENTRY
 };
 
@@ -92,7 +94,8 @@ static handler_fn *unwrapped(handler_fn *h) {
   if (is_constant(h))
     return h;
   for (size_t i = 0; i < FL_SIGNALS_HANDLERS; i++) {
-    handler_fn *known = atomic_load_explicit(&handlers[i], memory_order_acquire); /* pairs with the claim in wrapped() */
+    handler_fn *known =
+        atomic_load_explicit(&handlers[i], memory_order_acquire); /* pairs with the claim in wrapped() */
     if (!known)
       break;
     if (h == stubs[i].restart || h == stubs[i].norestart)
@@ -111,8 +114,8 @@ static handler_fn *wrapped(handler_fn *h, bool restart) {
     handler_fn *known = atomic_load_explicit(&handlers[i], memory_order_acquire); /* pairs with the claim below */
 
     /* Claims the slot. Whoever loses finds in `known` the handler that it was taken for, which may be the same. */
-    if (!known && atomic_compare_exchange_strong_explicit(&handlers[i], &known, h, memory_order_release,
-                                                          memory_order_acquire))
+    if (!known &&
+        atomic_compare_exchange_strong_explicit(&handlers[i], &known, h, memory_order_release, memory_order_acquire))
       known = h;
     if (known == h)
       return restart ? stubs[i].restart : stubs[i].norestart;
@@ -152,18 +155,16 @@ static sighandler_t install_simple(int sig, sighandler_t handler, int flags, boo
 
 /* ---- exported ---- */
 
-FL_EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old) {
-  return install(sig, act, old);
-}
+FL_EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old) { return install(sig, act, old); }
 
 FL_EXPORT int __sigaction(int sig, const struct sigaction *act, struct sigaction *old) {
   return install(sig, act, old);
 }
 
 /*
- * siginterrupt and signal share a set in libc: for its signals, signal leaves SA_RESTART out. Theirs cannot be read, and
- * libc's siginterrupt would change the flag without exchanging the stub; so both functions are done here, on a set of ours.
- * Relaxed: a single word that orders nothing else.
+ * siginterrupt and signal share a set in libc: for its signals, signal leaves SA_RESTART out. Theirs cannot be read,
+ * and libc's siginterrupt would change the flag without exchanging the stub; so both functions are done here, on a set
+ * of ours. Relaxed: a single word that orders nothing else.
  */
 static _Atomic uint64_t interrupting;
 
@@ -226,7 +227,8 @@ FL_EXPORT int sigvec(int sig, const struct fl_sigvec *vec, struct fl_sigvec *old
   if (vec) {
     act.sa_handler = vec->sv_handler;
     act.sa_mask.__val[0] = (unsigned)vec->sv_mask;
-    act.sa_flags = (vec->sv_flags & FL_SV_ONSTACK ? SA_ONSTACK : 0) | (vec->sv_flags & FL_SV_INTERRUPT ? 0 : SA_RESTART) |
+    act.sa_flags = (vec->sv_flags & FL_SV_ONSTACK ? SA_ONSTACK : 0) |
+                   (vec->sv_flags & FL_SV_INTERRUPT ? 0 : SA_RESTART) |
                    (vec->sv_flags & FL_SV_RESETHAND ? (int)SA_RESETHAND : 0);
   }
   if (install(sig, vec ? &act : NULL, &was) != 0)
@@ -234,7 +236,8 @@ FL_EXPORT int sigvec(int sig, const struct fl_sigvec *vec, struct fl_sigvec *old
   if (old) {
     old->sv_handler = was.sa_handler;
     old->sv_mask = (int)was.sa_mask.__val[0];
-    old->sv_flags = (was.sa_flags & SA_ONSTACK ? FL_SV_ONSTACK : 0) | (was.sa_flags & SA_RESTART ? 0 : FL_SV_INTERRUPT) |
+    old->sv_flags = (was.sa_flags & SA_ONSTACK ? FL_SV_ONSTACK : 0) |
+                    (was.sa_flags & SA_RESTART ? 0 : FL_SV_INTERRUPT) |
                     (was.sa_flags & (int)SA_RESETHAND ? FL_SV_RESETHAND : 0);
   }
   return 0;

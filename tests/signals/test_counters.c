@@ -231,7 +231,8 @@ Test(counters, a_vfork_child_that_resets_does_not_stop_the_parents_counting) {
 static volatile sig_atomic_t which;
 #define FOR_8(X, n) X(n##0) X(n##1) X(n##2) X(n##3) X(n##4) X(n##5) X(n##6) X(n##7)
 #define FOR_64(X, n) \
-  FOR_8(X, n##0) FOR_8(X, n##1) FOR_8(X, n##2) FOR_8(X, n##3) FOR_8(X, n##4) FOR_8(X, n##5) FOR_8(X, n##6) FOR_8(X, n##7)
+  FOR_8(X, n##0) \
+  FOR_8(X, n##1) FOR_8(X, n##2) FOR_8(X, n##3) FOR_8(X, n##4) FOR_8(X, n##5) FOR_8(X, n##6) FOR_8(X, n##7)
 #define FOR_ALL(X) FOR_64(X, 0) FOR_64(X, 01) FOR_64(X, 02)
 #define HANDLER(n) \
   static void handler_##n(int sig) { which = n; }

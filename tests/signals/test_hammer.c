@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Two threads install handlers for the same two signals as fast as they can, and signal themselves and each other. Each
- * handler always goes with the same flags and the same mask, so that one with those of another would be noticed, both by the
- * handler when it runs and by whoever asks for the old action. Runs without the library too.
+ * handler always goes with the same flags and the same mask, so that one with those of another would be noticed, both
+ * by the handler when it runs and by whoever asks for the old action. Runs without the library too.
  */
 #include <criterion/criterion.h>
 #include <pthread.h>
@@ -25,7 +25,8 @@ static __thread struct { /* volatile: raise is declared as one that does not cal
 
 /* Of the kinds of handlers. The mask holds a signal of its own: SIGRTMIN + kind. */
 static int flags_of(int kind) {
-  return (kind & 1 ? SA_RESTART : 0) | (kind & 2 ? SA_SIGINFO : 0) | (kind & 4 ? SA_ONSTACK : 0) | (kind & 8 ? SA_NODEFER : 0);
+  return (kind & 1 ? SA_RESTART : 0) | (kind & 2 ? SA_SIGINFO : 0) | (kind & 4 ? SA_ONSTACK : 0) |
+         (kind & 8 ? SA_NODEFER : 0);
 }
 static bool on_altstack(const char *p) { return (uintptr_t)p - (uintptr_t)self.altstack < ALTSTACK; }
 
@@ -78,10 +79,11 @@ static pthread_barrier_t ready;
 
 static void *hammer(void *arg) {
   int me = (int)(intptr_t)arg;
+  stack_t before; /* ASan has its own, and wants to find it at the end */
 
   self.random = (unsigned)me + 1;
   self.altstack = malloc(ALTSTACK);
-  if (sigaltstack(&(stack_t){.ss_sp = self.altstack, .ss_size = ALTSTACK}, NULL) != 0)
+  if (sigaltstack(&(stack_t){.ss_sp = self.altstack, .ss_size = ALTSTACK}, &before) != 0)
     abort();
   pthread_barrier_wait(&ready);
   for (unsigned i = 0; i < OPERATIONS / 2; i++) {
@@ -92,13 +94,15 @@ static void *hammer(void *arg) {
     if (r % 4 == 0)
       pthread_kill(threads[1 - me], sig);
     if (r % 8 == 0) {
-      unsigned before = self.runs;
+      unsigned runs_before = self.runs;
       raise(sig);
-      if (self.runs == before)
+      if (self.runs == runs_before)
         atomic_fetch_add(&wrong, 1);
     }
   }
   pthread_barrier_wait(&ready); /* a thread that has ended cannot be signalled */
+  sigaltstack(&before, NULL);
+  free(self.altstack);
   return NULL;
 }
 

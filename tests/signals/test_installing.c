@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a program sees when it installs handlers and asks for them. Nothing here knows of the library: the same program runs
- * without it and with it, and both must pass.
+ * What a program sees when it installs handlers and asks for them. Nothing here knows of the library: the same program
+ * runs without it and with it, and both must pass.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -58,12 +58,12 @@ static const struct {
   int flags;
   bool masks_itself;
 } simple[] = {
-  {"signal", signal, SA_RESTART, true},
-  {"bsd_signal", bsd_signal, SA_RESTART, true},
-  {"ssignal", ssignal, SA_RESTART, true},
-  {"sysv_signal", sysv_signal, (int)SA_RESETHAND | SA_NODEFER, false},
-  {"__sysv_signal", __sysv_signal, (int)SA_RESETHAND | SA_NODEFER, false},
-  {"sigset", sigset, 0, false},
+    {"signal", signal, SA_RESTART, true},
+    {"bsd_signal", bsd_signal, SA_RESTART, true},
+    {"ssignal", ssignal, SA_RESTART, true},
+    {"sysv_signal", sysv_signal, (int)SA_RESETHAND | SA_NODEFER, false},
+    {"__sysv_signal", __sysv_signal, (int)SA_RESETHAND | SA_NODEFER, false},
+    {"sigset", sigset, 0, false},
 };
 
 Test(installing, each_simple_function_returns_the_previous_handler) {
@@ -181,7 +181,14 @@ Test(installing, sigignore_after_a_handler) {
 /* ---- sigaction ---- */
 
 Test(installing, sigaction_shows_every_flag_and_the_mask) {
-  static const int flags[] = {0, SA_RESTART, SA_SIGINFO, SA_NODEFER, (int)SA_RESETHAND, SA_ONSTACK, SA_NOCLDSTOP, SA_NOCLDWAIT,
+  static const int flags[] = {0,
+                              SA_RESTART,
+                              SA_SIGINFO,
+                              SA_NODEFER,
+                              (int)SA_RESETHAND,
+                              SA_ONSTACK,
+                              SA_NOCLDSTOP,
+                              SA_NOCLDWAIT,
                               SA_SIGINFO | SA_RESTART | SA_ONSTACK | SA_NODEFER | SA_NOCLDSTOP | (int)SA_RESETHAND};
   sighandler_t previous = SIG_DFL;
 
@@ -359,7 +366,8 @@ Test(installing, a_vfork_child_that_resets_and_installs_leaves_the_parent_alone)
 static volatile sig_atomic_t which;
 #define FOR_8(X, n) X(n##0) X(n##1) X(n##2) X(n##3) X(n##4) X(n##5) X(n##6) X(n##7)
 #define FOR_64(X, n) \
-  FOR_8(X, n##0) FOR_8(X, n##1) FOR_8(X, n##2) FOR_8(X, n##3) FOR_8(X, n##4) FOR_8(X, n##5) FOR_8(X, n##6) FOR_8(X, n##7)
+  FOR_8(X, n##0) \
+  FOR_8(X, n##1) FOR_8(X, n##2) FOR_8(X, n##3) FOR_8(X, n##4) FOR_8(X, n##5) FOR_8(X, n##6) FOR_8(X, n##7)
 #define FOR_ALL(X) FOR_64(X, 0) FOR_64(X, 01) FOR_64(X, 02) FOR_64(X, 03)
 #define HANDLER(n) \
   static void handler_##n(int sig) { which = n; }
