@@ -25,7 +25,8 @@ same() {
 }
 
 # The same, and the connection was on its rings after the other process had gone: nearly all bytes of these programs come
-# after that. (How many of them meet a reader that is awake depends on the machine; without rings it is below 0.1 %.)
+# then, to readers that do not sleep. (Without the rings the share is below 0.1 %; with them how much it is depends on the
+# machine.)
 same_on_rings() {
   same "$@"
   assert_ring_share far 3

@@ -230,7 +230,7 @@ int main(int argc, char **argv) {
     far_finish(&far);
     return 0;
   }
-  int fd = echo_connection(&far);
+  int fd = echo_connection(&far, "echo");
   if (!strcmp(what, "inherit")) {
     library(how);
     fcntl(far.out, F_SETFD, 0);

@@ -2,7 +2,9 @@
 /*
  * tests/process/far.c - the other end of the tests' connections.
  *
- *   far echo PORT               sends back what comes, until the end; tells how much it was and which end
+ *   far echo PORT               sends back what comes, until the end; tells how much it was and which end; reads without
+ *                               sleeping once a large message (much) has come
+ *   far sleeper PORT            the same, but always sleeps
  *   far ping PORT CONNECTIONS   makes so many connections, one after the other, and wants its messages back
  */
 #include "common.h"
@@ -16,12 +18,13 @@ static int connect_to(int port) {
   return fd;
 }
 
-static void echo(int fd) {
+static void echo(int fd, bool sleeper) {
   static unsigned char buf[65536];
   uint64_t total = 0, h = 0xcbf29ce484222325u;
   ssize_t n;
 
-  while ((n = recv(fd, buf, sizeof buf, 0)) > 0) {
+  while ((n = recv_some(fd, buf, sizeof buf)) > 0) {
+    awake = awake || (!sleeper && n >= MUCH / 2);
     total += (uint64_t)n;
     h = hash(h, buf, (size_t)n);
     for (ssize_t done = 0, k; done < n; done += k)
@@ -38,12 +41,15 @@ static void echo(int fd) {
 }
 
 int main(int argc, char **argv) {
-  if (argc == 3 && !strcmp(argv[1], "echo")) {
-    echo(connect_to(atoi(argv[2])));
+  if (argc == 3 && (!strcmp(argv[1], "echo") || !strcmp(argv[1], "sleeper"))) {
+    echo(connect_to(atoi(argv[2])), !strcmp(argv[1], "sleeper"));
   } else if (argc == 4 && !strcmp(argv[1], "ping")) {
     for (int i = 0; i < atoi(argv[3]); i++) {
       int fd = connect_to(atoi(argv[2]));
-      pingpong(fd, 1500, 1000, (uint64_t)i);
+      pingpong(fd, 200, 1000, (uint64_t)i);
+      awake = true;
+      pingpong(fd, 200, MUCH, (uint64_t)i);
+      awake = false;
       close(fd);
     }
     say("far: done\n");

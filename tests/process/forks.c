@@ -115,7 +115,7 @@ static void split(int fd, const char *how) {
   }
   reap(pid, "child");
   say("parent: hash %016llx\n", (unsigned long long)h);
-  much(fd);
+  pingpong(fd, 300, 3000, 3);
 }
 
 static void killed(int fd, const char *how) {
@@ -182,7 +182,7 @@ static void daemonise(void) {
   pid_t pid = fork();
   if (pid == 0) {
     close(done[0]);
-    int fd = echo_connection(&far);
+    int fd = echo_connection(&far, "echo");
     pingpong(fd, 100, 100, 1);
     say("daemon: %d\n", daemon(1, 1));
     much(fd);
@@ -202,8 +202,10 @@ static void serve(int fd) {
   static unsigned char buf[65536];
   ssize_t n;
 
-  while ((n = recv(fd, buf, sizeof buf, 0)) > 0)
+  while ((n = recv_some(fd, buf, sizeof buf)) > 0) {
+    awake = n >= MUCH / 2;
     send_all(fd, buf, (size_t)n);
+  }
   close(fd);
 }
 
@@ -269,7 +271,7 @@ int main(int argc, char **argv) {
     prefork();
     return 0;
   }
-  int fd = echo_connection(&far);
+  int fd = echo_connection(&far, strcmp(what, "split") ? "echo" : "sleeper");
   if (!strcmp(what, "turns"))
     turns(fd, how);
   else if (!strcmp(what, "child"))

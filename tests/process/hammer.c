@@ -120,7 +120,7 @@ int main(int argc, char **argv) {
   unsigned rounds = argc > 1 ? (unsigned)atoi(argv[1]) : 100;
 
   for (int i = 0; i < CONNECTIONS; i++)
-    streams[i].fd = echo_connection(&far[i]);
+    streams[i].fd = echo_connection(&far[i], "sleeper");
   for (int i = 0; i < CONNECTIONS; i++) {
     pthread_create(&streams[i].receiver, NULL, receiver, &streams[i]);
     pthread_create(&streams[i].sender, NULL, sender, &streams[i]);

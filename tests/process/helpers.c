@@ -96,7 +96,7 @@ static void *waiting(void *arg) {
 static void system_thread(int fd) {
   struct far far;
   pthread_t thread;
-  int closing = echo_connection(&far), hold[2];
+  int closing = echo_connection(&far, "echo"), hold[2];
   char command[64];
 
   if (pipe(hold)) /* the command lives until we end its input */
@@ -145,7 +145,7 @@ int main(int argc, char **argv) {
   for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
     if (argc != 2 || strcmp(argv[1], tests[i].name))
       continue;
-    int fd = echo_connection(&far);
+    int fd = echo_connection(&far, "echo");
     tests[i].run(fd);
     close(fd);
     far_finish(&far);
