@@ -72,8 +72,8 @@ scaled() { echo $(($1 * SCALE)); }
 mode() { MODE=$1; }
 options() { OPTIONS=("$@"); } # NAME=VALUE...: instead of those given before
 
-has_library() { # client|server: does this end have it in the current mode?
-  [[ -n $LIBRARY && ($MODE == both || $MODE == "$1") ]]
+has_library() { # client|server|nobody: does this end have it in the current mode?
+  [[ -n $LIBRARY && $1 != nobody && ($MODE == both || $MODE == "$1") ]]
 }
 
 need_library() { [[ -n $LIBRARY ]] || skip "no library"; }
@@ -211,13 +211,18 @@ lanes() {
 }
 
 # PROGRAM MIN_PERCENT: with the library on both ends, at least that much of the program's bytes went through rings; with
-# it on one end, nothing paired. The program must have ended, and in an orderly way.
+# it on one end, nothing paired. The program must have ended, and in an orderly way. On a machine that is too busy for the
+# share to mean anything, SHARES=report prints it instead.
 assert_ring_share() {
   local processes connections paired ring all
   [[ -n $LIBRARY && $MODE != none ]] || return 0
   [[ $MODE == both ]] || { assert_unpaired; return; }
   read -r processes connections paired ring all < <(lanes "$1")
   ((processes > 0)) || fail "$1 left no statistics"
+  if [[ $SHARES == report ]]; then
+    echo "# $1: $((all ? ring * 100 / all : 0)) % on the ring, $paired of $connections connections paired; $2 % wanted" >&3
+    return 0
+  fi
   ((ring * 100 >= all * $2 && all > 0)) ||
     fail "$1: $ring of $all bytes on the ring, $paired of $connections connections paired; $2 % wanted"
 }

@@ -6,6 +6,7 @@
 #
 #   FASTLOCAL_TEST_LIBRARY  path of libfastlocal.so; "none" for plain TCP; default: the one in build/, if it is there
 #   FASTLOCAL_TEST_TOOL     path of the `fastlocal` command; default: the one in build/, if it is there
+#   FASTLOCAL_TEST_SHARES   "report" prints the rings' share of the bytes instead of demanding it (default "assert")
 #   FASTLOCAL_TEST_SCALE    multiplies the amount of work of most tests (default 1)
 
 setup_suite() {
@@ -13,7 +14,7 @@ setup_suite() {
   root=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
   local library=${FASTLOCAL_TEST_LIBRARY:-$root/build/preload/libfastlocal.so}
   local tool=${FASTLOCAL_TEST_TOOL:-$root/build/tools/fastlocal}
-  export SCALE=${FASTLOCAL_TEST_SCALE:-1} REPOSITORY=$root
+  export SCALE=${FASTLOCAL_TEST_SCALE:-1} SHARES=${FASTLOCAL_TEST_SHARES:-assert} REPOSITORY=$root
 
   # What the caller has in the environment is not to reach the programs under test.
   unset LD_PRELOAD
