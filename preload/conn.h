@@ -81,6 +81,9 @@ struct fl_count {
   _Atomic uint64_t bytes, messages; /* written by one thread at a time, read by anybody: relaxed */
 };
 
+#define FL_TIMED_RX 1u
+#define FL_TIMED_TX 2u
+
 struct fl_conn {
   _Atomic uint32_t used; /* 0 free; else the generation, odd */
   _Atomic uint8_t phase; /* enum fl_phase */
@@ -91,6 +94,7 @@ struct fl_conn {
   _Atomic uint8_t reset;    /* the ring showed rubbish: reads fail with ECONNRESET */
   _Atomic uint8_t checked;  /* known to be TCP */
   _Atomic uint8_t shut_wr;
+  _Atomic uint8_t timed; /* FL_TIMED_*: SO_RCVTIMEO, SO_SNDTIMEO were set */
   _Atomic uint8_t closed;   /* this family's last descriptor is gone; the slot waits for threads that are still inside */
   _Atomic int32_t fd_hint; /* some descriptor of it in the process that opened it: for people and `fastlocal stat` only */
   _Atomic int32_t holder[FL_HOLDERS]; /* pids of the processes that hold a descriptor, 0 free; -1 unknown holder */

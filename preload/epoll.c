@@ -430,9 +430,8 @@ static int peers_cpu(struct fl_epoll *s) {
 enum spun { SPUN_RING, SPUN_KERNEL, SPUN_NOTHING, SPUN_SIGNAL };
 
 /* Waits a little with the set locked (the hot list must hold still; who else wants it waits as long). */
-static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, struct epoll_event *events, int max, int *n) {
+static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signals, struct epoll_event *events, int max, int *n) {
   struct fl_wait w;
-  uint32_t signals = fl_signals_any();
   enum spun r = SPUN_NOTHING;
 
   for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
@@ -542,6 +541,7 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
                   const sigset_t *mask) {
   uint64_t begin = timeout && (timeout->tv_sec || timeout->tv_nsec) ? fl_now() : 0;
   bool spun = mask != NULL;
+  uint32_t signals = fl_signals_any(); /* a handler that runs from here on interrupts the wait, as it would in the kernel */
   int n = 0;
 
   fl_process_check();
@@ -569,7 +569,7 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       if (!spun && ns) {
         uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
         spun = true;
-        switch (spin(s, epfd, ns < budget ? ns : budget, events, max, &n)) {
+        switch (spin(s, epfd, ns < budget ? ns : budget, signals, events, max, &n)) {
         case SPUN_RING:
           continue;
         case SPUN_KERNEL:
@@ -597,6 +597,12 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
     }
     uint64_t ns = left_ns(timeout, begin);
     bool nap = how == SLEEP_SHORT && ns > NAP_NS;
+    if (FL_UNLIKELY(fl_signals_any() != signals) && !mask) {
+      atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
+      fl_unlock(&s->lock);
+      errno = EINTR;
+      return -1;
+    }
     n = sleep_native(s, epfd, events, max, nap ? NAP_NS : ns, mask);
     if (n != 0 || !nap || fl_lock(&s->lock) != FL_LOCKED)
       return n;

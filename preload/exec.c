@@ -2,15 +2,15 @@
 /*
  * preload/exec.c - this process becomes another program.
  *
- * A descriptor that survives is a plain TCP socket for the new program. So the peer has to send over TCP from now on, and
- * no other thread of ours may change that before the kernel stops it: the process is entered twice into the holders. The
- * entries stay, with the pid, while the new program lives.
+ * A descriptor that survives is a plain TCP socket for the new program. So the peer has to send over TCP from now on,
+ * and no other thread of ours may change that before the kernel stops it: the process is entered twice into the
+ * holders. The entries stay, with the pid, while the new program lives.
  *
- * What stands unread in a ring at that moment is lost to the new program: a socket's receive queue cannot be filled from
- * outside. It is logged. (Handing it over to a new program that has the library: not done yet.)
+ * What stands unread in a ring at that moment is lost to the new program: a socket's receive queue cannot be filled
+ * from outside. It is logged. (Handing it over to a new program that has the library: not done yet.)
  *
- * FD_CLOEXEC descriptors are closed by the kernel. That is a close like any other: another holder may use the rings again,
- * and a connection without another holder is reset if bytes of its ring were unread.
+ * FD_CLOEXEC descriptors are closed by the kernel. That is a close like any other: another holder may use the rings
+ * again, and a connection without another holder is reset if bytes of its ring were unread.
  *
  * exec fails often (a search through PATH), so everything that is done can be undone: no pin, no flag for the peer.
  */
@@ -44,8 +44,7 @@ static void reset_at_exec(struct exec *x, int fd) {
   socklen_t len = sizeof now;
 
   /* More of them than we can restore: their peers find out by themselves (rx.c, eof_is_reset). */
-  if (x->nlingers == LINGERS ||
-      fl_sys_getsockopt(fd, SOL_SOCKET, SO_LINGER, &x->lingers[x->nlingers].old, &len) < 0)
+  if (x->nlingers == LINGERS || fl_sys_getsockopt(fd, SOL_SOCKET, SO_LINGER, &x->lingers[x->nlingers].old, &len) < 0)
     return;
   x->lingers[x->nlingers++].fd = fd;
   fl_sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
@@ -98,8 +97,8 @@ static void unseen_one(struct fl_conn *c, struct fl_local *l, void *arg) {
 }
 
 /*
- * What a vfork child does to its descriptors is not in the table, which is its parent's. It has most often put a connection
- * on 0, 1 or 2 (Python's subprocess with stdin=socket): find it by its addresses.
+ * What a vfork child does to its descriptors is not in the table, which is its parent's. It has most often put a
+ * connection on 0, 1 or 2 (Python's subprocess with stdin=socket): find it by its addresses.
  */
 static void pass_unseen(struct exec *x) {
   struct unseen u = {.x = x};

@@ -365,8 +365,12 @@ FL_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen
     return 0;
   }
   int r = REAL(setsockopt)(fd, level, name, value, len);
-  if (FL_UNLIKELY(c != NULL) && r == 0 && option_pins(level, name, value, len))
+  if (FL_LIKELY(!c) || r != 0)
+    return r;
+  if (option_pins(level, name, value, len))
     fl_conn_pin(c, FL_WHY_OPTION);
+  if (level == SOL_SOCKET && (name == SO_RCVTIMEO || name == SO_SNDTIMEO)) /* never taken back: costs an EINTR at most */
+    atomic_fetch_or_explicit(&c->timed, name == SO_RCVTIMEO ? FL_TIMED_RX : FL_TIMED_TX, memory_order_relaxed);
   return r;
 }
 

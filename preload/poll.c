@@ -95,10 +95,9 @@ static int poll_look(const void *what) {
 enum spun { SPUN_READY, SPUN_NOTHING, SPUN_SIGNAL };
 
 /* look(what) asks the kernel with a zero timeout: non-zero if it has something, which ends the spin. */
-static enum spun spin(const struct waiters *ws, int (*look)(const void *what), const void *what, uint64_t ns) {
+static enum spun spin(const struct waiters *ws, int (*look)(const void *what), const void *what, uint64_t ns, uint32_t signals) {
   static struct fl_wait_hist shared; /* hints only */
   struct fl_wait w;
-  uint32_t signals = fl_signals_any();
   enum spun r = SPUN_NOTHING;
   int watching = 0, cpu = -1, here = fl_cpu();
   bool busy = false; /* bytes are, or will be, on some kernel lane: ask the kernel before anything else */
@@ -203,6 +202,7 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
     }
   }
   const struct polled what = {fds, n};
+  uint32_t signals = fl_signals_any(); /* a handler that runs from here on interrupts the wait, as it would in the kernel */
   uint64_t begin = fl_now();
   bool spun = mask || ns == 0;
   for (;;) {
@@ -217,7 +217,7 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
     if (!spun) {
       uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
       spun = true;
-      enum spun r = spin(w, poll_look, &what, ns < budget ? ns : budget);
+      enum spun r = spin(w, poll_look, &what, ns < budget ? ns : budget, signals);
       if (r == SPUN_SIGNAL) {
         errno = EINTR;
         return -1;
@@ -238,6 +238,10 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
       left = gone < 1000 ? ns : gone < ns ? ns - gone : 0; /* whole milliseconds stay whole */
     }
     bool nap = how == SLEEP_SHORT && left > NAP_NS;
+    if (FL_UNLIKELY(fl_signals_any() != signals) && !mask) {
+      errno = EINTR;
+      return -1;
+    }
     int k = poll_native(fds, n, nap ? NAP_NS : left, mask);
     if (k != 0 || !nap)
       return k;
@@ -395,6 +399,7 @@ static void written_back(const struct selected *s, uint64_t begin) {
 }
 
 static int do_select(const struct selected *s, struct waiters *w) {
+  uint32_t signals = fl_signals_any();
   uint64_t begin = fl_now();
   bool spun = s->mask || s->ns == 0 || s->n > FD_SETSIZE, look = false;
 
@@ -420,7 +425,7 @@ static int do_select(const struct selected *s, struct waiters *w) {
     if (!spun) {
       uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
       spun = true;
-      enum spun r = spin(w, select_look, s, s->ns < budget ? s->ns : budget);
+      enum spun r = spin(w, select_look, s, s->ns < budget ? s->ns : budget, signals);
       if (r == SPUN_SIGNAL) {
         errno = EINTR;
         return -1;
@@ -430,6 +435,10 @@ static int do_select(const struct selected *s, struct waiters *w) {
     }
     struct waiters counted __attribute__((cleanup(unsleep))) = {0};
     enum sleep how = sleeping(w, &counted);
+    if (FL_UNLIKELY(fl_signals_any() != signals) && !s->mask && how != SLEEP_NOT) {
+      errno = EINTR;
+      return -1;
+    }
     if (how == SLEEP_LONG)
       return select_native(s);
     if (how == SLEEP_SHORT) {

@@ -28,7 +28,8 @@ bool fl_holder_replace(struct fl_conn *c, int32_t from, int32_t to) {
   for (int i = 0; i < FL_HOLDERS; i++) {
     int32_t expected = from;
     /* relaxed: the number of holders, which orders, stays the same */
-    if (atomic_compare_exchange_strong_explicit(&c->holder[i], &expected, to, memory_order_relaxed, memory_order_relaxed))
+    if (atomic_compare_exchange_strong_explicit(&c->holder[i], &expected, to, memory_order_relaxed,
+                                                memory_order_relaxed))
       return true;
   }
   return false;
@@ -36,7 +37,8 @@ bool fl_holder_replace(struct fl_conn *c, int32_t from, int32_t to) {
 
 void fl_holder_lend(struct fl_conn *c, int32_t holder) {
   fl_conn_holder_add(c, holder);
-  /* seq_cst: pairs with the fence in fl_conn_watch. Either that thread sees the new holder, or this one undoes its change. */
+  /* seq_cst: pairs with the fence in fl_conn_watch. Either that thread sees the new holder, or this one undoes its
+   * change. */
   atomic_thread_fence(memory_order_seq_cst);
   fl_conn_native(c);
 }
@@ -66,7 +68,8 @@ bool fl_process_gone(int32_t pid) {
     return true;
   memset(&info, 0, sizeof info);
   /* WNOWAIT: the application's own wait still finds it */
-  return fl_syscall6(__NR_waitid, P_PID, pid, (long)&info, WEXITED | WNOHANG | WNOWAIT, 0, 0) == 0 && info.si_pid == pid;
+  return fl_syscall6(__NR_waitid, P_PID, pid, (long)&info, WEXITED | WNOHANG | WNOWAIT, 0, 0) == 0 &&
+         info.si_pid == pid;
 }
 
 /* ---- descriptors of connections ---- */
@@ -164,7 +167,8 @@ static FL_TLS int32_t unborn;
 
 static void prepare_one(struct fl_conn *c, struct fl_local *l, void *arg) {
   /* A pairing that another thread is in the middle of: it either ends before the fork, so that the child inherits the
-   * mapping, or sees the second holder. The locks are not held across the fork: the child would have no owner for them. */
+   * mapping, or sees the second holder. The locks are not held across the fork: the child would have no owner for them.
+   */
   bool pairing = atomic_load_explicit(&c->phase, memory_order_acquire) < FL_PAIRED;
   bool tx = pairing && fl_lock(&c->tx_lock) == FL_LOCKED, rx = pairing && fl_lock(&c->rx_lock) == FL_LOCKED;
 
@@ -200,15 +204,15 @@ static void child_one(struct fl_conn *c, struct fl_local *l, void *arg) {
   const struct child *child = arg;
   int32_t me = fl_pid();
 
-  atomic_store_explicit(&l->users, 0, memory_order_relaxed); /* threads that do not exist here */
+  atomic_store_explicit(&l->users, 0, memory_order_relaxed);    /* threads that do not exist here */
   atomic_store_explicit(&l->reg_lock, 0, memory_order_relaxed); /* its holder is a thread that does not exist here */
   fl_pair_abandon(c, l); /* only closes our copies: the rendezvous stays the parent's */
   if (l->has_parked) {
     fl_sys_munmap(l->parked.seg, l->parked.bytes);
     l->has_parked = false;
   }
-  /* Of the two, parent and child, one turns the mark into this pid. Neither did where there was no mark: a connection that
-   * another thread opened after the parent looked, or a clone that nobody prepared. */
+  /* Of the two, parent and child, one turns the mark into this pid. Neither did where there was no mark: a connection
+   * that another thread opened after the parent looked, or a clone that nobody prepared. */
   if (child->mark)
     fl_holder_replace(c, child->mark, me);
   unsigned n = fl_holder_count(c, me);
@@ -284,7 +288,8 @@ FL_EXPORT int daemon(int nochdir, int noclose) {
 
   if (fl_sys_getpid() == caller)
     fork_done(0); /* it failed */
-  else /* the parent ends inside of libc, where no hook sees it, and stays a zombie for as long as its own parent likes */
+  else /* the parent ends inside of libc, where no hook sees it, and stays a zombie for as long as its own parent likes
+        */
     fl_holders_settle(caller, FL_HOLDER_GONE);
   return rc;
 }
@@ -308,8 +313,8 @@ static void leave_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) 
 
   if (!fl_conn_holders_purge(c)) {
     fl_process_unread(c); /* publishes the tail */
-    /* Another process goes on with it. One descriptor more than there are: a close that some destructor still makes here
-     * is not taken for the family's last. */
+    /* Another process goes on with it. One descriptor more than there are: a close that some destructor still makes
+     * here is not taken for the family's last. */
     atomic_fetch_add_explicit(&l->nfds, 1, memory_order_relaxed);
     fl_conn_holder_drop(c, me);
     return;

@@ -6,12 +6,13 @@
  * another entry into the connection's list of holders (which is enough for fl_conn_usable to say no) and then sets the
  * receiving direction to NATIVE, in this order: see fl_conn_watch. The entries used, besides pids:
  *
- *   negative       a child that is being made by the thread -1 - entry, and whose pid is not known yet; not to be purged
- *   FL_HOLDER_GONE a helper that has ended, and may have used the descriptor: purged like a dead process
- *   this pid, twice  this process is about to become another program, or to end: nothing may come into its rings
+ *   negative       a child that is being made by the thread -1 - entry, and whose pid is not known yet; not to be
+ * purged FL_HOLDER_GONE a helper that has ended, and may have used the descriptor: purged like a dead process this pid,
+ * twice  this process is about to become another program, or to end: nothing may come into its rings
  *
- * A holder that is found dead may have moved bytes that nobody counted (a program without the library, or a process killed
- * in the middle of a call): whoever purges it compares the counts with the kernel's before the rings are used again.
+ * A holder that is found dead may have moved bytes that nobody counted (a program without the library, or a process
+ * killed in the middle of a call): whoever purges it compares the counts with the kernel's before the rings are used
+ * again.
  *
  * process.c: fork and the end of a process. exec.c: exec. spawn.c: posix_spawn, system, popen.
  */
@@ -31,18 +32,19 @@ struct fl_tuple;
 /* Registers the fork and quick_exit handlers. Once, after fl_process_init. */
 void fl_process_hooks_init(void);
 
-/* In a child that has memory of its own, once, before anything else is done there. handlers_ran: the parent prepared this
- * fork (fl_process_check passes false: a clone that no handler saw). Leaves errno alone. */
+/* In a child that has memory of its own, once, before anything else is done there. handlers_ran: the parent prepared
+ * this fork (fl_process_check passes false: a clone that no handler saw). Leaves errno alone. */
 void fl_process_forked_child(bool handlers_ran);
 
-/* This process ends: writes the statistics, and leaves every connection as TCP leaves one whose process ended. Idempotent,
- * async-signal-safe, leaves errno alone. Hooks still work afterwards, on the kernel lane. */
+/* This process ends: writes the statistics, and leaves every connection as TCP leaves one whose process ended.
+ * Idempotent, async-signal-safe, leaves errno alone. Hooks still work afterwards, on the kernel lane. */
 void fl_process_exit(void);
 
 /* Is that process dead? A zombie counts as dead if it is a child of this process. [any thread] */
 bool fl_process_gone(int32_t pid);
 
-/* Some descriptor of c that is open in this process and is this very connection, or -1. Needs the tuple, so not for FL_FRESH; walks the table. */
+/* Some descriptor of c that is open in this process and is this very connection, or -1. Needs the tuple, so not for
+ * FL_FRESH; walks the table. */
 int fl_process_fd_of(const struct fl_conn *c);
 
 /* ---- shared by process.c, exec.c and spawn.c ---- */
@@ -63,8 +65,8 @@ int32_t fl_holder_unborn(void);
  * such entry by `to`, or drops it if `to` is 0. */
 void fl_holders_settle(int32_t from, int32_t to);
 
-/* The descriptors of this process that are connections: calls f once for each connection, with its lowest descriptor and
- * how many more there are. Costs next to nothing when there are none. */
+/* The descriptors of this process that are connections: calls f once for each connection, with its lowest descriptor
+ * and how many more there are. Costs next to nothing when there are none. */
 void fl_process_walk(void (*f)(struct fl_conn *c, struct fl_local *l, int fd, void *arg), void *arg);
 
 /* Does a new program inherit the connection (is one of its descriptors, of which fd is the lowest, not FD_CLOEXEC)? */

@@ -15,6 +15,7 @@
 #include "options.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "signals.h"
 
 #define REST_IOV 64
 #define PURGE_EVERY_NS 1000000u /* holders that died are looked for this often */
@@ -156,10 +157,15 @@ bool fl_rx_quiet(const struct fl_conn *c) {
   return fl_rx_kernel_hint(&c->rx) == atomic_load_explicit(&c->krx, memory_order_relaxed) && !fl_rx_flags(&c->rx);
 }
 
-enum spin { SPIN_RING, SPIN_KERNEL, SPIN_SLEEP };
+enum spin { SPIN_RING, SPIN_KERNEL, SPIN_SLEEP, SPIN_SIGNAL };
+
+/* Signal handlers that ran and would have ended a native receive: with a timeout set, none restarts it. */
+static uint32_t interrupting(const struct fl_conn *c) {
+  return atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX ? fl_signals_any() : fl_signals_norestart();
+}
 
 /* Waits a little for the other end. Lock held. */
-static enum spin rx_spin(struct fl_conn *c, int fd) {
+static enum spin rx_spin(struct fl_conn *c, int fd, uint32_t signals) {
   struct fl_wait w;
 
   fl_rx_at_cpu(&c->rx, fl_cpu());
@@ -172,6 +178,10 @@ static enum spin rx_spin(struct fl_conn *c, int fd) {
     if (!fl_rx_quiet(c)) {
       fl_wait_end(&w, true);
       return SPIN_KERNEL;
+    }
+    if (FL_UNLIKELY(interrupting(c) != signals)) {
+      fl_wait_end(&w, true);
+      return SPIN_SIGNAL;
     }
     switch (fl_wait_step(&w)) {
     case FL_WAIT_AGAIN:
@@ -290,6 +300,7 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
   bool nonblock = (io->flags & MSG_DONTWAIT) ||
                   (atomic_load_explicit(&c->nonblock, memory_order_relaxed) && fl_conn_usable(c));
   bool all = (io->flags & MSG_WAITALL) && !nonblock && !(io->flags & MSG_PEEK);
+  uint32_t signals = interrupting(c);
   uint32_t gen = atomic_fetch_add_explicit(&c->rx_gen, 1, memory_order_relaxed) + 1;
 
   for (;;) {
@@ -366,7 +377,11 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
       break;
     }
     if (state == FL_WATCHING) {
-      enum spin s = nonblock ? SPIN_SLEEP : rx_spin(c, fd);
+      enum spin s = nonblock ? SPIN_SLEEP : rx_spin(c, fd, signals);
+      if (s == SPIN_SIGNAL) {
+        fl_unlock(&c->rx_lock);
+        return got ? (ssize_t)got : fail(EINTR);
+      }
       if (s == SPIN_RING || !fl_rx_native(&c->rx, c->rx.tail))
         continue;
       if (s == SPIN_KERNEL && !(io->flags & (MSG_PEEK | MSG_WAITALL))) {

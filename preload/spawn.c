@@ -3,8 +3,8 @@
  * preload/spawn.c - helpers that libc starts without fork handlers: posix_spawn, system, popen.
  *
  * A connection that the helper can inherit is held by it as well, while it lives: on TCP for that time and no longer.
- * Its pid stands in the list of holders; when it is found dead, and the kernel's counts show that it left the connection
- * alone, the rings are used again. A helper's own children are not seen.
+ * Its pid stands in the list of holders; when it is found dead, and the kernel's counts show that it left the
+ * connection alone, the rings are used again. A helper's own children are not seen.
  */
 #include <errno.h>
 #include <string.h>

@@ -181,6 +181,11 @@ static void slept(struct fl_conn *c, bool progress) {
   c->full_skip = c->full_vain;
 }
 
+/* Signal handlers that ran and would have ended a native send: with a timeout set, none restarts it. */
+static uint32_t interrupting(const struct fl_conn *c) {
+  return atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_TX ? fl_signals_any() : fl_signals_norestart();
+}
+
 enum slept { SLEPT_PROGRESS, SLEPT_NOTHING, SLEPT_SIGNAL, SLEPT_GONE };
 
 /* The ring is full and the call may block: sleeps until the receiver has made space, as long as it makes any. Lock held
@@ -215,7 +220,7 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
   if (fl_lock(&c->tx_lock) != FL_LOCKED)
     return send_native(c, fd, io);
   bool nonblock = (io->flags & MSG_DONTWAIT) || atomic_load_explicit(&c->nonblock, memory_order_relaxed);
-  uint32_t signals = fl_signals_norestart();
+  uint32_t signals = interrupting(c);
   enum fl_tx_result why = FL_TX_NATIVE;
   size_t done = 0;
   for (;;) {
@@ -237,7 +242,7 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
     if (why != FL_TX_FULL || nonblock || !worth_sleeping(c))
       break;
     enum slept s = tx_sleep(c, fd);
-    if (s == SLEPT_GONE || (s == SLEPT_SIGNAL && (done || fl_signals_norestart() != signals))) {
+    if (s == SLEPT_GONE || (s == SLEPT_SIGNAL && (done || interrupting(c) != signals))) {
       if (s != SLEPT_GONE)
         fl_unlock(&c->tx_lock);
       errno = EINTR;

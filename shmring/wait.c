@@ -5,21 +5,16 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 #if defined(__x86_64__)
 #include <x86intrin.h>
 #endif
 
 #define KERNEL_EVERY_NS 4000u   /* while spinning, look at the kernel lane this often */
-#define PREEMPTED_NS 60000u     /* a gap between two looks longer than this: somebody else ran here */
 #define YIELDS 4u               /* on the same CPU, give it away this often before sleeping */
 #define YIELD_LATE_NS 150000u   /* a yield that took longer went to a third party */
-#define SWITCHES_EVERY_NS 1000000u
-#define BACKOFF_MIN_NS 4000000u
-#define BACKOFF_MAX_NS 256000000u
+#define BACKOFF_MIN_NS 250000000u /* a late yield costs milliseconds, so they have to be few */
+#define BACKOFF_MAX_NS 4000000000u
 #define SHIFT_MAX 5u
 
 /* rseq (glibc 2.35 and later): offset of struct rseq from the thread pointer, and its size, 0 if not registered. */
@@ -31,9 +26,6 @@ static _Atomic uint64_t mult, inverse;   /* nanoseconds per tick and ticks per n
 static bool fixed;                       /* written before there are threads */
 static _Atomic uint64_t contended_until; /* fl_now() */
 static _Atomic uint64_t backoff_ns;
-static _Atomic uint64_t switches_checked; /* fl_now() */
-static __thread long switches_seen __attribute__((tls_model("initial-exec")));
-static __thread bool switches_known __attribute__((tls_model("initial-exec")));
 
 static uint64_t monotonic_ns(void) {
   struct timespec ts;
@@ -110,12 +102,12 @@ bool fl_wait_contended(void) {
   return until && (int64_t)(until - fl_now()) > 0;
 }
 
-/* Somebody else wants the CPUs: no spinning for a while, longer each time that it happens again soon. */
+/* Somebody else wants this CPU: no yielding for a while, longer each time that it happens again soon. */
 static void contend(uint64_t now) {
   uint64_t ns = atomic_load_explicit(&backoff_ns, memory_order_relaxed);
   uint64_t until = atomic_load_explicit(&contended_until, memory_order_relaxed);
 
-  bool again = until && now - until < fl_ns_to_ticks(2 * BACKOFF_MAX_NS / 8);
+  bool again = until && now - until < fl_ns_to_ticks(2 * ns);
   ns = again ? 2 * ns : BACKOFF_MIN_NS;
   if (ns < BACKOFF_MIN_NS)
     ns = BACKOFF_MIN_NS;
@@ -123,25 +115,6 @@ static void contend(uint64_t now) {
     ns = BACKOFF_MAX_NS;
   atomic_store_explicit(&backoff_ns, ns, memory_order_relaxed);
   atomic_store_explicit(&contended_until, now + fl_ns_to_ticks(ns), memory_order_relaxed);
-}
-
-/* Was this thread put off its CPU against its will since the last look? Asked at most once per millisecond. */
-static void check_switches(uint64_t now) {
-  struct rusage ru;
-
-  uint64_t last = atomic_load_explicit(&switches_checked, memory_order_relaxed);
-  if (last && now - last < fl_ns_to_ticks(SWITCHES_EVERY_NS))
-    return;
-  atomic_store_explicit(&switches_checked, now, memory_order_relaxed);
-  if (syscall(SYS_getrusage, RUSAGE_THREAD, &ru) != 0)
-    return;
-  long delta = ru.ru_nivcsw - switches_seen;
-  bool known = switches_known;
-  switches_seen = ru.ru_nivcsw;
-  switches_known = true;
-  /* one switch now and then is the kernel's own housekeeping; more than one per two milliseconds is not */
-  if (known && delta > 1 && (uint64_t)delta * 2 * SWITCHES_EVERY_NS > fl_ticks_to_ns(now - last))
-    contend(now);
 }
 
 void fl_wait_fixed(void) { fixed = true; }
@@ -159,8 +132,7 @@ void fl_wait_begin(struct fl_wait *w, struct fl_wait_hist *hist, int peer_cpu, u
     w->deadline = w->begin + fl_ns_to_ticks(spin_ns);
     return;
   }
-  check_switches(w->begin);
-  if (fl_wait_contended()) {
+  if (w->same_cpu && fl_wait_contended()) {
     w->none = true;
     return;
   }
@@ -195,11 +167,6 @@ enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
 
   relax();
   uint64_t now = fl_now();
-  if (!fixed && now - w->last > fl_ns_to_ticks(PREEMPTED_NS)) {
-    contend(now);
-    w->none = true;
-    return FL_WAIT_AGAIN;
-  }
   w->last = now;
   if ((int64_t)(now - w->deadline) >= 0) {
     w->none = true;

@@ -14,9 +14,10 @@
  *       }
  *     }
  *
- * Policy. Peer on another CPU: spin up to a budget that follows what spinning has brought lately, and not at all while
- * the CPUs are wanted by others. Same CPU: give it the CPU a few times (sched_yield), unless yields come back late, which
- * means that somebody else took it. Then sleep.
+ * Policy. Peer on another CPU: spin up to a budget that follows what spinning has brought lately; a peer that does not run,
+ * because others have its CPU, makes spins fail, and the budget go down to a thirtieth, and to every sixteenth wait. Same CPU:
+ * give it the CPU a few times (sched_yield), unless yields come back late, which means that a third party took it. Then
+ * sleep.
  *
  * Threads: a struct fl_wait belongs to one wait. A struct fl_wait_hist may be shared by threads: its fields are hints.
  */
@@ -54,7 +55,7 @@ uint64_t fl_ticks_to_ns(uint64_t ticks);
 /* CPU on which the caller runs: rseq's cpu_id where glibc registered it, else getcpu. [any thread] */
 int fl_cpu(void);
 
-/* True while spinning is known to hurt: this process lost the CPU to others a moment ago. [any thread] */
+/* True while yielding is known to hurt: the CPU went to a third party a moment ago. [any thread] */
 bool fl_wait_contended(void);
 
 /* From now on every wait of this process spins its full time, whatever that brings. To be called once, at the start. */
