@@ -36,6 +36,10 @@ same_on_rings() {
 @test "_Fork: both use the connection in turn" { same_on_rings forks turns _Fork; }
 @test "forkpty: both use the connection in turn" { same_on_rings forks turns forkpty; }
 @test "clone, which no handler sees: both use the connection in turn" { same_on_rings forks turns clone; }
+@test "fork into a new pid namespace: both use the connection in turn" {
+  ((EUID == 0)) || skip "needs root to make a pid namespace"
+  same forks turns newpid
+}
 @test "fork: the parent closes, the child is on the ring" { same_on_rings forks child fork; }
 @test "_Fork: the parent closes, the child is on the ring" { same_on_rings forks child _Fork; }
 @test "clone: the parent closes, the child is on the ring" { same_on_rings forks child clone; }

@@ -2,8 +2,9 @@
 /*
  * tests/process/common.h - a connection to a far end, and what the tests do with it.
  *
- * A test program listens, starts tests/process/far.c as the other end, and accepts. The far end sends back what it gets,
- * and says at the end what it has seen; that is printed by far_finish. What a program prints is the same on plain TCP.
+ * A test program listens, starts tests/process/far.c as the other end, and accepts. The far end sends back what it
+ * gets, and says at the end what it has seen; that is printed by far_finish. What a program prints is the same on plain
+ * TCP.
  */
 #pragma once
 

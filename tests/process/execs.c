@@ -3,12 +3,11 @@
  * tests/process/execs.c - a connection and exec.
  *
  *   execs arguments             every function of the family, and what the new program gets
- *   execs inherit with|without  this process becomes a program that goes on with the connection; with the library or not
- *   execs lend with|without     a child becomes one; when it has ended, this process goes on
- *   execs failed                exec that fails, in all ways; then the connection goes on
- *   execs cloexec read|unread   exec closes the connection, with all bytes read or not
- *   execs cloexec-child         a child's exec closes the child's descriptor; this process goes on while the child lives
- *   execs vfork-idle            vfork and exec of a program that does not touch the connection
+ *   execs inherit with|without  this process becomes a program that goes on with the connection; with the library or
+ * not execs lend with|without     a child becomes one; when it has ended, this process goes on execs failed exec that
+ * fails, in all ways; then the connection goes on execs cloexec read|unread   exec closes the connection, with all
+ * bytes read or not execs cloexec-child         a child's exec closes the child's descriptor; this process goes on
+ * while the child lives execs vfork-idle            vfork and exec of a program that does not touch the connection
  *   execs vfork-output          vfork, the connection becomes standard output, exec
  *
  *   execs go-on FD, end, show ARG...: the new programs
@@ -42,15 +41,33 @@ static void arguments(void) {
     pid_t pid = fork();
     if (pid == 0) {
       switch (i) {
-      case 0: execl(self, "execs", "show", "execl", "", "z", NULL); break;
-      case 1: execlp("execs", "execs", "show", "execlp", "1", "2", "3", "4", "5", "6", "7", "8", NULL); break;
-      case 2: execle(self, "execs", "show", "execle", NULL, with_x("X=given to execle")); break;
-      case 3: execv(self, argv); break;
-      case 4: execve(self, argv, with_x("X=given to execve")); break;
-      case 5: execvp("execs", argv); break;
-      case 6: execvpe("execs", argv, with_x("X=given to execvpe")); break;
-      case 7: fexecve(fd, argv, with_x("X=given to fexecve")); break;
-      case 8: execveat(fd, "", argv, with_x("X=given to execveat"), AT_EMPTY_PATH); break;
+      case 0:
+        execl(self, "execs", "show", "execl", "", "z", NULL);
+        break;
+      case 1:
+        execlp("execs", "execs", "show", "execlp", "1", "2", "3", "4", "5", "6", "7", "8", NULL);
+        break;
+      case 2:
+        execle(self, "execs", "show", "execle", NULL, with_x("X=given to execle"));
+        break;
+      case 3:
+        execv(self, argv);
+        break;
+      case 4:
+        execve(self, argv, with_x("X=given to execve"));
+        break;
+      case 5:
+        execvp("execs", argv);
+        break;
+      case 6:
+        execvpe("execs", argv, with_x("X=given to execvpe"));
+        break;
+      case 7:
+        fexecve(fd, argv, with_x("X=given to fexecve"));
+        break;
+      case 8:
+        execveat(fd, "", argv, with_x("X=given to execveat"), AT_EMPTY_PATH);
+        break;
       }
       die("exec %d", i);
     }

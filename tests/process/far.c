@@ -2,15 +2,15 @@
 /*
  * tests/process/far.c - the other end of the tests' connections.
  *
- *   far echo PORT               sends back what comes, until the end; tells how much it was and which end; reads without
- *                               sleeping once a large message (much) has come
- *   far sleeper PORT            the same, but always sleeps
- *   far ping PORT CONNECTIONS   makes so many connections, one after the other, and wants its messages back
+ *   far echo PORT               sends back what comes, until the end; tells how much it was and which end; reads
+ * without sleeping once a large message (much) has come far sleeper PORT            the same, but always sleeps far
+ * ping PORT CONNECTIONS   makes so many connections, one after the other, and wants its messages back
  */
 #include "common.h"
 
 static int connect_to(int port) {
-  struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr_in a = {
+      .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
   if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof a))
@@ -36,7 +36,9 @@ static void echo(int fd, bool sleeper) {
       break;
   }
   say("far: %llu bytes, hash %016llx, then %s\n", (unsigned long long)total, (unsigned long long)h,
-      n == 0 ? "end of file" : errno == ECONNRESET || errno == EPIPE ? "reset" : strerror(errno));
+      n == 0                                  ? "end of file"
+      : errno == ECONNRESET || errno == EPIPE ? "reset"
+                                              : strerror(errno));
   close(fd);
 }
 

@@ -13,7 +13,7 @@
  *   forks per-connection   a server that forks for every connection
  *   forks prefork          a server whose children accept
  *
- * HOW: fork, _Fork, clone (the raw system call, which no handler sees), forkpty
+ * HOW: fork, _Fork, clone (the raw system call, which no handler sees), forkpty, newpid (into a new pid namespace)
  */
 #include <pty.h>
 
@@ -24,6 +24,7 @@ static pid_t make(const char *how) {
   pid_t pid = !strcmp(how, "fork")      ? fork()
               : !strcmp(how, "_Fork")   ? _Fork()
               : !strcmp(how, "clone")   ? (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)
+              : !strcmp(how, "newpid")  ? (unshare(CLONE_NEWPID) ? -1 : fork())
               : !strcmp(how, "forkpty") ? forkpty(&master, NULL, NULL, NULL)
                                         : (die("fork how?"), -1);
   if (pid < 0)

@@ -4,8 +4,8 @@
  *
  *   hammer SECONDS   in tenths
  *
- * Each of CONNECTIONS connections has a thread that sends and one that receives the echo; the streams are generated from a
- * counter, so that the receiver knows every byte. Meanwhile another thread forks, spawns, and runs commands.
+ * Each of CONNECTIONS connections has a thread that sends and one that receives the echo; the streams are generated
+ * from a counter, so that the receiver knows every byte. Meanwhile another thread forks, spawns, and runs commands.
  */
 #include <pthread.h>
 #include <stdatomic.h>

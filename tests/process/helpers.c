@@ -136,8 +136,8 @@ int main(int argc, char **argv) {
     const char *name;
     void (*run)(int fd);
   } tests[] = {
-      {"spawn-idle", spawn_idle},       {"spawn-live", spawn_live},       {"spawn-output", spawn_output},
-      {"spawn-missing", spawn_missing}, {"system-idle", system_idle},     {"system-output", system_output},
+      {"spawn-idle", spawn_idle},       {"spawn-live", spawn_live},   {"spawn-output", spawn_output},
+      {"spawn-missing", spawn_missing}, {"system-idle", system_idle}, {"system-output", system_output},
       {"system-thread", system_thread}, {"popen-idle", popen_idle},
   };
   struct far far;
