@@ -95,6 +95,7 @@ same_on_rings() {
 @test "_exit in a signal handler with unread bytes" { same ends handler unread; }
 @test "close with all bytes read" { same ends close read; }
 @test "close with unread bytes" { same ends close unread; }
+@test "close with unread bytes after a helper has ended" { same ends helper unread; }
 @test "a forked child ends with bytes unread, the parent reads them" { same ends child unread; }
 
 @test "children come and go while threads send and receive" { same hammer "$(scaled 200)"; }

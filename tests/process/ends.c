@@ -5,6 +5,7 @@
  *   ends HOW read|unread    HOW: _exit _Exit exit quick_exit return kill thread handler
  *   ends child unread       a forked child ends with bytes unread, which are then read by the parent
  *   ends close read|unread  close, for comparison
+ *   ends helper unread      close after a helper, which could inherit the descriptor, has ended
  */
 #include <pthread.h>
 
@@ -39,7 +40,9 @@ static int end(const char *how, int fd) {
     signal(SIGUSR1, on_signal);
     raise(SIGUSR1);
   }
-  if (!strcmp(how, "close"))
+  if (!strcmp(how, "helper") && system("true"))
+    die("system");
+  if (!strcmp(how, "close") || !strcmp(how, "helper"))
     close(fd);
   return 5;
 }
