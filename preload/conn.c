@@ -14,6 +14,8 @@
 #include "registry/sys.h"
 #include "stats.h"
 
+#define LOOK_EVERY_NS 1000000u
+
 const char *fl_reason_text(unsigned reason) {
   static const char *const texts[] = {
 #define X(name, text) text,
@@ -67,7 +69,10 @@ bool fl_conn_holders_purge(struct fl_conn *c) {
     if (fl_conn_paired(c) && !atomic_load_explicit(&c->pin, memory_order_relaxed)) {
       /* it may have moved bytes that nobody counted: a program without the library, or one that was killed inside a call */
       int fd = fl_process_fd_of(c);
-      enum fl_agree agree = fd < 0 ? FL_UNSURE : fl_pair_counts(c, fd);
+      /* without a descriptor of ours left (conn_last) the counts do not matter any more */
+      enum fl_agree agree = fd >= 0                                  ? fl_pair_counts(c, fd)
+                            : atomic_load(&fl_local_of(c)->nfds) > 0 ? FL_UNSURE
+                                                                     : FL_AGREE;
       if (agree == FL_UNSURE)
         continue; /* still shared until this is known */
       if (agree == FL_DIFFER)
@@ -76,6 +81,15 @@ bool fl_conn_holders_purge(struct fl_conn *c) {
     fl_conn_holder_drop(c, pid);
   }
   return atomic_load_explicit(&c->nholders, memory_order_acquire) == 1;
+}
+
+void fl_conn_holders_look(struct fl_conn *c) {
+  uint64_t now = fl_now();
+
+  if (now - atomic_load_explicit(&c->looked_at, memory_order_relaxed) < fl_ns_to_ticks(LOOK_EVERY_NS))
+    return;
+  atomic_store_explicit(&c->looked_at, now, memory_order_relaxed);
+  fl_conn_holders_purge(c);
 }
 
 /* ---- life ---- */
@@ -163,6 +177,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
   struct fl_segment *seg = atomic_load_explicit(&l->seg, memory_order_relaxed);
   if (fl_conn_paired(c)) {
     fl_rx_native_always(&c->rx);
+    fl_rx_publish(&c->rx);
     if (sole) {
       if (closing && (fl_rx_pending(&c->rx) > 0 || c->reset))
         reset_on_close(fd);
@@ -191,6 +206,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
 }
 
 void fl_conn_forget(int fd, bool closing) {
+  fl_process_check(); /* first: in a clone that no handler saw, this may be what removes the family's second holder */
   if (fl_in_vfork_child())
     return;
   uintptr_t e = fl_fds_set(fd, 0);

@@ -99,6 +99,7 @@ struct fl_conn {
   _Atomic int32_t fd_hint; /* some descriptor of it in the process that opened it: for people and `fastlocal stat` only */
   _Atomic int32_t holder[FL_HOLDERS]; /* pids of the processes that hold a descriptor, 0 free; -1 unknown holder */
   _Atomic int32_t nholders;
+  _Atomic uint64_t looked_at; /* fl_now(): when dead holders were last looked for */
   struct fl_tuple tuple; /* valid from FL_SEEKING on */
   uint32_t generation;
 
@@ -116,11 +117,11 @@ struct fl_conn {
   _Alignas(128) fl_lock_t rx_lock;
   _Atomic int32_t rx_sleepers; /* threads inside a native call that waits for, or receives from, this connection */
   _Atomic uint64_t krx;        /* bytes ever received on the kernel lane */
+  _Atomic int32_t rx_error;    /* errno that the kernel told us, once, and the application has not seen; 0 none */
   _Atomic uint32_t rx_gen;     /* bumped by every receive: shows an interrupted one that it must look again */
   struct fl_rx rx;
   struct fl_count rx_ring, rx_kernel;
   struct fl_wait_hist rx_hist;
-  uint64_t purged_at; /* fl_now() */
 };
 
 struct fl_epoll;
@@ -140,7 +141,7 @@ struct fl_local {
   bool rdv_open;
   uint32_t ops;              /* messages seen while not paired */
   uint64_t bytes;            /* and their bytes */
-  uint32_t next_look;        /* ops at which the rendezvous is looked at again */
+  uint64_t next_look;        /* fl_now() from which on the rendezvous is looked at again, 0 before the first step */
   uint32_t looks, starts;
   struct fl_pairing parked;  /* a segment that waits for a moment in which the counts can be compared */
   bool has_parked;
@@ -252,6 +253,8 @@ void fl_conn_holder_drop(struct fl_conn *c, int32_t pid);
 /* Drops holders that are dead, once it is clear that they left the counts right; true if only this process is left. A few
  * system calls per holder. */
 bool fl_conn_holders_purge(struct fl_conn *c);
+/* The same, at most once per millisecond. */
+void fl_conn_holders_look(struct fl_conn *c);
 
 /* Calls f for every connection of which this process holds a descriptor. */
 void fl_conn_each(void (*f)(struct fl_conn *c, struct fl_local *l, void *arg), void *arg);

@@ -4,8 +4,9 @@
  * the kernel's, and what to do when it does not answer.
  *
  * A connection that carried few messages costs a counter. After FIRST_OPS messages or FIRST_BYTES bytes each end takes the
- * first step of the rendezvous; the end that has to wait looks again at 2, 4, 8, ... times as many messages, and gives up
- * after TRIES looks.
+ * first step of the rendezvous. The end that has to wait looks again with its next messages, then at intervals that
+ * double, and gives up after about a fifth of a second (the reader of a stream may be megabytes behind); it begins anew a
+ * few times, ever later. All of that happens inside calls that the application makes anyway.
  */
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -21,8 +22,11 @@
 
 #define FIRST_OPS 8u
 #define FIRST_BYTES (48u << 10)
-#define LOOKS 14u         /* looks at one rendezvous before it is given up */
+#define QUICK_LOOKS 8u    /* looks with every message */
+#define LOOKS 20u         /* looks at one rendezvous before it is given up */
+#define FIRST_WAIT_NS 50000u
 #define STARTS 4u         /* rendezvous of one connection */
+#define RESTART_NS 100000000u /* the second one so long after the first was given up, the third four times as long, ... */
 #define LISTENERS_MAX 256 /* rendezvous open at once in this process */
 
 static _Atomic int listeners;
@@ -148,6 +152,7 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
   l->seg_bytes = p->bytes;
   fl_attach(p->seg, p->ring_size, p->end, &c->tx, &c->rx);
   fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
+  fl_rx_taken(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed));
   virtual_options(c, fd);
   c->alive_at = fl_now();
   atomic_store_explicit(&c->reason, FL_WHY_NONE, memory_order_relaxed);
@@ -157,6 +162,9 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
   fl_log(FL_LOG_INFO, "connection %u paired, end %d, rings of %u bytes", fl_arena_index(c), p->end, p->ring_size);
   fl_conn_watch(c);
 }
+
+/* The next step is due with the first message after so many nanoseconds. */
+static void later(struct fl_local *l, uint64_t ns) { l->next_look = fl_now() + fl_ns_to_ticks(ns); }
 
 static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv_result r, struct fl_pairing *p) {
   switch (r) {
@@ -170,7 +178,7 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
     case FL_UNSURE:
       l->parked = *p;
       l->has_parked = true;
-      l->next_look = l->ops + 1;
+      later(l, 0);
       return;
     case FL_DIFFER:
       fl_sys_munmap(p->seg, p->bytes);
@@ -191,16 +199,16 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
       if (l->starts >= STARTS)
         settle(c, l, FL_WHY_NO_PEER);
       else
-        l->next_look = l->ops * 4;
+        later(l, (uint64_t)RESTART_NS << 2 * (l->starts - 1));
       return;
     }
-    l->next_look = l->looks < 8 ? l->ops + 1 : l->ops + (1u << (l->looks - 6));
+    later(l, l->looks <= QUICK_LOOKS ? 0 : (uint64_t)FIRST_WAIT_NS << (l->looks - QUICK_LOOKS - 1));
     return;
   case FL_RDV_RETRY:
     if (l->starts >= 4 * STARTS)
       settle(c, l, FL_WHY_NO_PEER);
     else
-      l->next_look = l->ops + l->starts;
+      later(l, (uint64_t)FIRST_WAIT_NS << (l->starts / 2));
     return;
   case FL_RDV_REMOTE:
     settle(c, l, FL_WHY_REMOTE);
@@ -224,13 +232,13 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
   struct fl_pairing p;
 
   if (atomic_load_explicit(&c->nholders, memory_order_acquire) != 1 && !fl_conn_holders_purge(c)) {
-    l->next_look = l->ops + 16;
+    later(l, RESTART_NS / 10);
     return;
   }
   if (l->has_parked) {
     l->has_parked = false;
     p = l->parked;
-    if (atomic_load_explicit(&c->pin, memory_order_relaxed) || ++l->looks > 64 * LOOKS) {
+    if (atomic_load_explicit(&c->pin, memory_order_relaxed) || ++l->looks > 1024 * LOOKS) {
       fl_sys_munmap(p.seg, p.bytes);
       settle(c, l, FL_WHY_COUNTS);
       return;
@@ -270,7 +278,7 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
   if (atomic_load_explicit(&listeners, memory_order_relaxed) >= LISTENERS_MAX) {
     if (++l->starts > 64 * STARTS)
       settle(c, l, FL_WHY_BUSY);
-    l->next_look = l->ops + 8;
+    later(l, RESTART_NS / 100);
     return;
   }
   l->starts++;
@@ -285,7 +293,7 @@ void fl_pair_tick(struct fl_conn *c, int fd, size_t n) {
   /* counters that two threads may race on: a lost message delays the next look by one */
   l->ops++;
   l->bytes += n;
-  if (l->next_look ? l->ops < l->next_look : l->ops < FIRST_OPS && l->bytes < FIRST_BYTES)
+  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0 : l->ops < FIRST_OPS && l->bytes < FIRST_BYTES)
     return;
   int saved = errno;
   if (fl_lock(&c->tx_lock) == FL_LOCKED) {

@@ -18,7 +18,6 @@
 #include "signals.h"
 
 #define REST_IOV 64
-#define PURGE_EVERY_NS 1000000u /* holders that died are looked for this often */
 
 /* ---- kernel lane ---- */
 
@@ -37,8 +36,10 @@ static void sleeper_end(struct sleeper *s) {
   struct fl_conn *c = s->c;
 
   if (s->got > 0) {
-    atomic_fetch_add_explicit(&c->krx, (uint64_t)s->got, memory_order_relaxed);
+    uint64_t krx = atomic_fetch_add_explicit(&c->krx, (uint64_t)s->got, memory_order_relaxed) + (uint64_t)s->got;
     fl_count_add(&c->rx_kernel, (uint64_t)s->got);
+    if (fl_conn_mapped(c))
+      fl_rx_taken(&c->rx, krx);
   }
   /* release: krx is complete for whoever sees the count come down */
   atomic_fetch_sub_explicit(&c->rx_sleepers, 1, memory_order_acq_rel);
@@ -82,9 +83,13 @@ static ssize_t kernel_take(struct fl_conn *c, int fd, const struct fl_io *io, si
   struct msghdr msg = {.msg_iov = part, .msg_iovlen = (size_t)n};
   ssize_t got = fl_sys_recvmsg(fd, &msg, MSG_DONTWAIT | (io->flags & (MSG_TRUNC | MSG_PEEK)));
   if (got > 0 && !(io->flags & MSG_PEEK)) {
-    atomic_fetch_add_explicit(&c->krx, (uint64_t)got, memory_order_relaxed);
+    fl_rx_taken(&c->rx, atomic_fetch_add_explicit(&c->krx, (uint64_t)got, memory_order_relaxed) + (uint64_t)got);
     fl_count_add(&c->rx_kernel, (uint64_t)got);
   }
+  /* The kernel reports an error of the connection once and says end of file afterwards: keep it for the call that can
+   * report it (recv_empty). */
+  if (got < 0 && got != -EAGAIN && got != -EINTR && got != -EFAULT)
+    atomic_store_explicit(&c->rx_error, (int32_t)-got, memory_order_relaxed);
   return got;
 }
 
@@ -260,6 +265,11 @@ static ssize_t recv_rest(struct fl_conn *c, int fd, const struct fl_io *io, size
 
 /* Native receive with the ring empty and the state NATIVE; lock held on entry, released on return. */
 static ssize_t recv_empty(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
+  if (got == 0 && FL_UNLIKELY(atomic_load_explicit(&c->rx_error, memory_order_relaxed) != 0)) {
+    int error = atomic_exchange_explicit(&c->rx_error, 0, memory_order_relaxed);
+    fl_unlock(&c->rx_lock);
+    return fail(error);
+  }
   sleeper_begin(c);
   fl_unlock(&c->rx_lock);
   ssize_t n = got ? recv_rest(c, fd, io, got) : recv_begun(c, fd, io);
@@ -336,6 +346,8 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         break;
       if (n == 0 || (n != -EAGAIN && n != -EINTR)) {
         /* the connection ended before bytes that were promised: an end of file here would hide that some are missing */
+        if (got == 0)
+          atomic_store_explicit(&c->rx_error, 0, memory_order_relaxed);
         fl_unlock(&c->rx_lock);
         return got ? (ssize_t)got : fail(n == 0 ? ECONNRESET : (int)-n);
       }
@@ -441,10 +453,7 @@ ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io) {
     fl_unlock(&c->rx_lock);
     return io->native(fd, io);
   }
-  if (FL_UNLIKELY(atomic_load_explicit(&c->nholders, memory_order_relaxed) > 1) &&
-      fl_now() - c->purged_at > fl_ns_to_ticks(PURGE_EVERY_NS)) {
-    c->purged_at = fl_now();
-    fl_conn_holders_purge(c);
-  }
+  if (FL_UNLIKELY(atomic_load_explicit(&c->nholders, memory_order_relaxed) > 1))
+    fl_conn_holders_look(c);
   return recv_paired(c, fd, io);
 }

@@ -19,6 +19,8 @@
 #define REST_IOV 64
 #define FULL_SLEEP_NS 1000000u /* a full ring whose reader does nothing for so long: the rest goes over the kernel lane */
 #define FULL_SKIP_MAX 4096u
+#define CATCH_UP_SLEEPS 2u /* of FULL_SLEEP_NS at most, in one nonblocking call */
+#define CATCH_UP_SHARE 50u
 
 ssize_t fl_iov_len(const struct iovec *iov, int n) {
   size_t sum = 0;
@@ -120,6 +122,8 @@ static bool peer_gone(struct fl_conn *c, int fd) {
 
 /* May the ring be used for sending now? Lock held. */
 static bool tx_usable(struct fl_conn *c, int fd) {
+  if (FL_UNLIKELY(atomic_load_explicit(&c->nholders, memory_order_relaxed) > 1))
+    fl_conn_holders_look(c);
   /* seq_cst on tx_busy: pairs with fl_send_begin, and with the release in fl_send_end: ktx is complete when 0 is seen */
   return fl_conn_usable(c) && !c->tx.broken && !atomic_load_explicit(&c->shut_wr, memory_order_relaxed) &&
          atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) == 0 && !peer_gone(c, fd);
@@ -159,9 +163,9 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
 }
 
 /*
- * Is it worth to sleep on a full ring? Only where the reader drains it meanwhile. One that does not read until we return (both
- * ends write before they read) must find the bytes in TCP's own buffer at once, as it would without us: after a sleep in
- * vain the next full rings are not slept on, twice as many each time. Lock held.
+ * Is it worth to sleep on a full ring? For a blocking call, where the reader drains either lane meanwhile. A reader that does
+ * not read until we return (both ends write before they read) must find the bytes in TCP's own buffer at once, as it
+ * would without us: after a sleep in vain the next full rings are not slept on, twice as many each time. Lock held.
  */
 static bool worth_sleeping(struct fl_conn *c) {
   if (c->full_skip == 0)
@@ -179,6 +183,23 @@ static void slept(struct fl_conn *c, bool progress) {
   if (c->full_vain > FULL_SKIP_MAX)
     c->full_vain = FULL_SKIP_MAX;
   c->full_skip = c->full_vain;
+}
+
+/*
+ * A nonblocking writer that once spilled megabytes into TCP's buffer would keep both lanes full for ever, with the ring's
+ * bytes behind the kernel's: it never comes back to the ring's speed. So now and then, for at most a fiftieth of this process's
+ * time, its call waits until the reader has caught up.
+ */
+static _Atomic uint64_t catch_up_at; /* fl_now(); relaxed: threads that race may both wait once */
+
+static bool may_catch_up(void) {
+  return (int64_t)(fl_now() - atomic_load_explicit(&catch_up_at, memory_order_relaxed)) >= 0;
+}
+
+static void caught_up(uint64_t begin) {
+  uint64_t now = fl_now();
+
+  atomic_store_explicit(&catch_up_at, now + (now - begin) * CATCH_UP_SHARE, memory_order_relaxed);
 }
 
 /* Signal handlers that ran and would have ended a native send: with a timeout set, none restarts it. */
@@ -223,6 +244,7 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
   uint32_t signals = interrupting(c);
   enum fl_tx_result why = FL_TX_NATIVE;
   size_t done = 0;
+  unsigned sleeps = 0;
   for (;;) {
     if (FL_UNLIKELY(fl_conn_of(fd) != c)) {
       fl_unlock(&c->tx_lock);
@@ -239,16 +261,21 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
       fl_unlock(&c->tx_lock);
       return (ssize_t)done;
     }
-    if (why != FL_TX_FULL || nonblock || !worth_sleeping(c))
+    if (why != FL_TX_FULL || (nonblock ? sleeps >= CATCH_UP_SLEEPS || !may_catch_up() : !worth_sleeping(c)))
       break;
+    uint64_t begin = fl_now();
     enum slept s = tx_sleep(c, fd);
+    sleeps++;
+    if (nonblock && (s != SLEPT_PROGRESS || sleeps == CATCH_UP_SLEEPS || fl_tx_kernel_backlog(&c->tx, c->ktx) == 0))
+      caught_up(begin);
     if (s == SLEPT_GONE || (s == SLEPT_SIGNAL && (done || interrupting(c) != signals))) {
       if (s != SLEPT_GONE)
         fl_unlock(&c->tx_lock);
       errno = EINTR;
       return done ? (ssize_t)done : -1;
     }
-    slept(c, s == SLEPT_PROGRESS);
+    if (!nonblock)
+      slept(c, s == SLEPT_PROGRESS);
     if (s == SLEPT_NOTHING)
       break;
   }

@@ -230,6 +230,7 @@ static uint32_t *tail_futex(struct fl_lane *lane) {
 bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted) {
   struct fl_lane *lane = tx->lane;
   struct timespec ts = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+  uint64_t taken = atomic_load_explicit(&lane->kernel_taken, memory_order_relaxed);
   int saved = errno;
 
   *interrupted = false;
@@ -241,7 +242,8 @@ bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted)
     *interrupted = syscall(SYS_futex, tail_futex(lane), FUTEX_WAIT, (uint32_t)tail, &ts, NULL, 0) != 0 && errno == EINTR;
   atomic_store_explicit(&lane->waiting, 0, memory_order_relaxed);
   errno = saved;
-  return atomic_load_explicit(&lane->tail, memory_order_relaxed) != tx->tail_seen;
+  return atomic_load_explicit(&lane->tail, memory_order_relaxed) != tx->tail_seen ||
+         atomic_load_explicit(&lane->kernel_taken, memory_order_relaxed) != taken;
 }
 
 uint64_t fl_tx_unconsumed(struct fl_tx *tx) {

@@ -75,6 +75,7 @@ struct fl_lane {
   _Alignas(128) _Atomic uint64_t tail; /* bytes ever consumed; published lazily */
   _Atomic uint32_t extent_tail;        /* extents no longer needed */
   _Atomic int32_t rx_cpu;              /* CPU on which the receiver last ran, -1 unknown */
+  _Atomic uint64_t kernel_taken;       /* hint: bytes ever taken from the kernel lane */
 
   struct fl_extent extents[FL_EXTENTS];
 };
@@ -177,7 +178,7 @@ enum fl_tx_result fl_tx_space(struct fl_tx *tx);
 
 /*
  * Sleeps until half of the ring is free, at most timeout_ns; also returns early for no reason. Returns true if the
- * receiver consumed anything meanwhile, false if not, with *interrupted set if a signal ended the sleep. A wake-up that is
+ * receiver consumed anything meanwhile, on either lane, false if not, with *interrupted set if a signal ended the sleep. A wake-up that is
  * missed costs the rest of timeout_ns, so the caller bounds it. Needs no lock: only the lane is looked at.
  */
 bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted);
@@ -227,6 +228,17 @@ void fl_rx_native_always(struct fl_rx *rx);
 
 /* To WATCHING. The caller knows that no thread sleeps natively for this connection. */
 void fl_rx_watch(struct fl_rx *rx);
+
+/* Tells the sender how much of the kernel lane was taken. [any thread] */
+static inline void fl_rx_taken(struct fl_rx *rx, uint64_t krx) {
+  atomic_store_explicit(&rx->lane->kernel_taken, krx, memory_order_relaxed);
+}
+
+/* Bytes of the kernel lane that the receiver has not taken, as far as it says. A hint. */
+static inline uint64_t fl_tx_kernel_backlog(const struct fl_tx *tx, uint64_t ktx) {
+  uint64_t taken = atomic_load_explicit(&tx->lane->kernel_taken, memory_order_relaxed);
+  return taken < ktx ? ktx - taken : 0;
+}
 
 /* Peer's FL_FLAG_* bits, and its kernel_sent hint (not to be trusted: only ever a reason to look). [any thread] */
 static inline uint32_t fl_rx_flags(const struct fl_rx *rx) {

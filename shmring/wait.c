@@ -15,7 +15,11 @@
 #define YIELD_LATE_NS 150000u   /* a yield that took longer went to a third party */
 #define BACKOFF_MIN_NS 250000000u /* a late yield costs milliseconds, so they have to be few */
 #define BACKOFF_MAX_NS 4000000000u
-#define SHIFT_MAX 5u
+#define LONG 4u                    /* times spin_ns */
+#define LONG_TRIES 3u
+#define SHORT 32u                  /* spin_ns divided by this */
+#define GAP_MIN 16u
+#define GAP_MAX 256u
 
 /* rseq (glibc 2.35 and later): offset of struct rseq from the thread pointer, and its size, 0 if not registered. */
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
@@ -136,12 +140,14 @@ void fl_wait_begin(struct fl_wait *w, struct fl_wait_hist *hist, int peer_cpu, u
     w->none = true;
     return;
   }
-  if (!w->same_cpu && hist->skips) {
+  if (hist->fails > LONG_TRIES && hist->skips) {
     hist->skips--;
-    w->none = true;
-    return;
+    w->brief = true;
+    spin_ns /= SHORT;
+  } else if (hist->fails) {
+    spin_ns *= LONG;
   }
-  w->deadline = w->begin + fl_ns_to_ticks(spin_ns >> hist->budget_shift);
+  w->deadline = w->begin + fl_ns_to_ticks(spin_ns);
 }
 
 enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
@@ -182,14 +188,15 @@ enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
 void fl_wait_end(struct fl_wait *w, bool found) {
   struct fl_wait_hist *h = w->hist;
 
-  if (w->begin == 0 || w->deadline == 0 || w->same_cpu || fixed)
+  if (w->deadline == 0 || w->same_cpu || fixed)
     return;
   if (found) {
-    h->budget_shift = 0;
-    h->skips = 0;
-  } else if (h->budget_shift < SHIFT_MAX) {
-    h->budget_shift++;
-  } else {
-    h->skips = 15;
+    *h = (struct fl_wait_hist){0};
+  } else if (!w->brief) {
+    h->fails++;
+    if (h->fails > LONG_TRIES) {
+      h->gap = h->gap == 0 ? GAP_MIN : h->gap < GAP_MAX ? 2 * h->gap : GAP_MAX;
+      h->skips = h->gap;
+    }
   }
 }

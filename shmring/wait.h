@@ -14,10 +14,10 @@
  *       }
  *     }
  *
- * Policy. Peer on another CPU: spin up to a budget that follows what spinning has brought lately; a peer that does not run,
- * because others have its CPU, makes spins fail, and the budget go down to a thirtieth, and to every sixteenth wait. Same CPU:
- * give it the CPU a few times (sched_yield), unless yields come back late, which means that a third party took it. Then
- * sleep.
+ * Policy. Peer on another CPU: spin up to spin_ns. After a spin in vain the next ones are longer (LONG times): when both ends
+ * have fallen asleep, an answer takes two wake-ups, and an end that gives up sooner than that would keep both asleep for
+ * ever. When those bring nothing either, spins become short, and a long one is tried ever more rarely. Same CPU: give it the
+ * CPU a few times (sched_yield), unless yields come back late, which means that a third party took it. Then sleep.
  *
  * Threads: a struct fl_wait belongs to one wait. A struct fl_wait_hist may be shared by threads: its fields are hints.
  */
@@ -28,8 +28,9 @@
 
 /* Outcome of recent waits of one kind (a connection, an epoll set). Zero is a fresh one. */
 struct fl_wait_hist {
-  uint32_t budget_shift; /* the budget is spin_ns >> budget_shift */
-  uint32_t skips;        /* waits to pass without spinning before spinning is tried again */
+  uint32_t fails; /* spins in a row that brought nothing */
+  uint32_t skips; /* waits that spin only briefly before a long one is tried again */
+  uint32_t gap;   /* how many there were before the last long one */
 };
 
 enum fl_wait_verdict {
@@ -44,7 +45,8 @@ struct fl_wait {
   uint32_t yields;
   int peer_cpu;
   bool same_cpu;
-  bool none; /* do not wait at all */
+  bool none;  /* do not wait at all */
+  bool brief; /* says nothing about whether spinning pays */
 };
 
 /* A cheap monotonic clock, in its own units, and its rate. Source: the time-stamp counter, calibrated once. [any thread] */

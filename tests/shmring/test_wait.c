@@ -33,7 +33,7 @@ Test(wait, no_budget_means_no_waiting) {
   fl_wait_begin(&w, &h, -1, 0);
   cr_assert_eq(fl_wait_step(&w), FL_WAIT_SLEEP);
   fl_wait_end(&w, false);
-  cr_assert_eq(h.budget_shift, 0);
+  cr_assert_eq(h.fails, 0);
 }
 
 Test(wait, every_wait_comes_to_an_end) {
@@ -52,26 +52,42 @@ Test(wait, every_wait_comes_to_an_end) {
     }
 }
 
-Test(wait, a_wait_that_found_something_restores_the_budget) {
-  struct fl_wait_hist h = {.budget_shift = 4};
+Test(wait, a_wait_that_found_something_forgets_the_failures) {
+  struct fl_wait_hist h = {.fails = 4, .skips = 7, .gap = 16};
   struct fl_wait w = {.hist = &h, .begin = 1, .deadline = 2};
 
   fl_wait_end(&w, true);
-  cr_assert_eq(h.budget_shift, 0);
+  cr_assert_eq(h.fails, 0);
   cr_assert_eq(h.skips, 0);
+  cr_assert_eq(h.gap, 0);
 }
 
-Test(wait, waits_in_vain_shrink_the_budget_then_skip) {
-  struct fl_wait_hist h = {0};
-  struct fl_wait w = {.hist = &h, .begin = 1, .deadline = 2};
+/* Ticks from the beginning of a wait to its deadline. */
+static uint64_t budget(struct fl_wait_hist *h, uint64_t spin_ns, bool found) {
+  struct fl_wait w;
 
-  for (uint32_t i = 1; i <= 5; i++) {
-    fl_wait_end(&w, false);
-    cr_assert_eq(h.budget_shift, i);
-    cr_assert_eq(h.skips, 0);
+  fl_wait_begin(&w, h, -1, spin_ns);
+  fl_wait_end(&w, found);
+  return fl_ticks_to_ns(w.deadline - w.begin);
+}
+
+Test(wait, waits_in_vain_are_first_longer_then_short_with_a_long_one_ever_more_rarely) {
+  struct fl_wait_hist h = {0};
+  uint64_t first = budget(&h, 50000, false);
+
+  for (int i = 0; i < 3; i++)
+    cr_assert(budget(&h, 50000, false) > 3 * first);
+  uint64_t before = 0;
+  for (int round = 0; round < 4; round++) {
+    uint64_t gap = 0;
+    while (budget(&h, 50000, false) < first)
+      cr_assert(++gap < 1000);
+    cr_assert(gap > before);
+    before = gap;
   }
-  fl_wait_end(&w, false);
-  cr_assert(h.skips > 0);
+  budget(&h, 50000, true);
+  uint64_t again = budget(&h, 50000, true);
+  cr_assert(again > first / 2 && again < 2 * first);
 }
 
 Test(wait, the_cpu_is_one_of_those_allowed) {
