@@ -309,6 +309,12 @@ static enum fl_rdv_result serve(struct fl_rdv *r, struct fl_pairing *out) {
     r->visitor = move_high(r->visitor, r->base_fd);
     return FL_RDV_WAIT;
   }
+  if (rc == -EAGAIN) {
+    /* It may speak just now, and would take itself for paired if it were sent away: from here on its send fails, and what
+     * it sent before is here. */
+    fl_sys_shutdown(r->visitor, SHUT_RD);
+    rc = fl_hello_receive(r->visitor, r, out);
+  }
   if (rc < 0 && !own_fault(rc))
     return dismiss(r, -rc);
   r->error = -rc;

@@ -71,6 +71,8 @@ static inline int fl_sys_connect(int fd, const void *addr, socklen_t len) {
   return (int)fl_syscall6(__NR_connect, fd, (long)addr, (long)len, 0, 0, 0);
 }
 
+static inline int fl_sys_shutdown(int fd, int how) { return (int)fl_syscall6(__NR_shutdown, fd, how, 0, 0, 0, 0); }
+
 static inline int fl_sys_accept4(int fd, int flags) { return (int)fl_syscall6(__NR_accept4, fd, 0, 0, flags, 0, 0); }
 
 /* Is there something to accept or to read? 1, 0, or -errno. Never waits. */

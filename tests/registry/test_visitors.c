@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/memfd.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -286,6 +288,55 @@ Test(visitor, that_stays_silent_does_not_keep_the_true_one_out) {
   cr_assert_eq(poll_until(&s.rdv, &s.mine, 100), FL_RDV_PAIRED);
   close(v);
   cr_assert_eq(count_fds(), s.fds - 1);
+  peer_kill(&s.p);
+}
+
+struct speaker {
+  const struct wait_scene *s;
+  int fd, memfd, sent;
+  unsigned delay;
+};
+
+static void *speak(void *arg) {
+  struct speaker *v = arg;
+
+  for (volatile unsigned i = v->delay; i > 0; i--)
+    ;
+  v->sent = send_fds(v->fd, &v->s->good, sizeof(v->s->good), &v->memfd, 1);
+  return NULL;
+}
+
+/* One that speaks at the very moment at which it is sent away: either it is let in, or its message fails. A message that
+ * nobody reads would leave one end that takes itself for paired, and another that waits for it in vain. */
+Test(visitor, that_speaks_as_it_is_sent_away_knows_it) {
+  struct wait_scene s = wait_scene();
+  int memfd = good_memfd(), paired = 0, away = 0;
+
+  signal(SIGPIPE, SIG_IGN);
+  for (unsigned i = 0; i < 4000; i++) {
+    struct speaker v = {.s = &s, .fd = visit(&s.at), .memfd = memfd, .delay = i * 7919 % 40000};
+    struct fl_tuple t = s.rdv.tuple;
+    enum fl_rdv_result result;
+    pthread_t thread;
+
+    cr_assert_eq(pthread_create(&thread, NULL, speak, &v), 0);
+    do
+      result = fl_rdv_poll(&s.rdv, &s.mine);
+    while (result == FL_RDV_WAIT && s.rdv.bad == 0);
+    pthread_join(thread, NULL);
+    close(v.fd);
+    cr_assert_eq(v.sent == 0, result == FL_RDV_PAIRED, "round %u: sent %d, result %d", i, v.sent, result);
+    if (result == FL_RDV_PAIRED) {
+      munmap(s.mine.seg, s.mine.bytes);
+      paired++;
+    } else {
+      fl_rdv_abandon(&s.rdv);
+      away++;
+    }
+    cr_assert_eq(fl_rdv_start(&s.rdv, &t, RING, BASE_FD, &s.mine), FL_RDV_WAIT);
+  }
+  fprintf(stderr, "%d were let in, %d sent away\n", paired, away);
+  close(memfd);
   peer_kill(&s.p);
 }
 
