@@ -99,9 +99,6 @@ void fl_conn_open(int fd, bool nonblock) {
     return;
   if (fl_entry(fd))
     fl_conn_forget(fd, false); /* closed behind our back */
-  if (fl_in_vfork_child())
-    return;
-
   struct fl_conn *c = fl_arena_alloc();
   if (!c)
     return;
@@ -206,12 +203,17 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
 }
 
 void fl_conn_forget(int fd, bool closing) {
-  fl_process_check(); /* first: in a clone that no handler saw, this may be what removes the family's second holder */
-  if (fl_in_vfork_child())
-    return;
-  uintptr_t e = fl_fds_set(fd, 0);
+  uintptr_t e = fl_entry(fd);
   if (!e)
     return;
+  fl_process_check(); /* first: in a clone that no handler saw, this may be what removes the family's second holder */
+  if ((e & FL_TAG_MASK) == FL_TAG_STREAM) { /* says nothing that a vfork child's close would make false */
+    fl_fds_set(fd, 0);
+    return;
+  }
+  if (fl_in_vfork_child())
+    return;
+  e = fl_fds_set(fd, 0);
   if ((e & FL_TAG_MASK) == FL_TAG_EPOLL) {
     fl_epoll_forget((struct fl_epoll *)(e & ~(uintptr_t)FL_TAG_MASK), fd);
     return;
@@ -257,6 +259,10 @@ void fl_conn_watch(struct fl_conn *c) {
   if (!fl_conn_usable(c) || c->rx.broken || atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst) > 0)
     return;
   fl_epoll_watch(c, l);
+}
+
+void fl_conn_watch_now(struct fl_conn *c) {
+  fl_rx_watch(&c->rx);
   /*
    * seq_cst, both here and in the places that set pin or nholders before fl_conn_native: whoever comes second sees the
    * other. A pin that this thread missed above will be followed by its own change to NATIVE, one that came before is seen here.

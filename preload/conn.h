@@ -151,7 +151,14 @@ struct fl_arena; /* arena.c */
 
 /* ---- the descriptor table ---- */
 
-enum fl_tag { FL_TAG_CONN = 0, FL_TAG_EPOLL = 1, FL_TAG_PRIVATE = 2, FL_TAG_MASK = 3 };
+enum fl_tag {
+  FL_TAG_CONN = 0,    /* a connection: pointer to struct fl_conn */
+  FL_TAG_EPOLL = 1,   /* an epoll set: pointer to struct fl_epoll */
+  FL_TAG_PRIVATE = 2, /* ours, not the application's */
+  FL_TAG_STREAM = 3,  /* a socket(AF_INET or AF_INET6, SOCK_STREAM) that is not connected: saves asking the kernel later */
+  FL_TAG_MASK = 3,
+};
+#define FL_STREAM_NONBLOCK ((uintptr_t)4) /* with FL_TAG_STREAM */
 
 extern _Atomic uintptr_t *fl_fds; /* NULL until initialised or when disabled */
 extern unsigned fl_fds_size;      /* 0 then */
@@ -262,6 +269,8 @@ void fl_conn_each(void (*f)(struct fl_conn *c, struct fl_local *l, void *arg), v
 /* Puts the receiving direction to NATIVE, or lets it watch if nothing forbids it. rx_lock held for the latter. */
 void fl_conn_native(struct fl_conn *c);
 void fl_conn_watch(struct fl_conn *c);
+/* To WATCHING, all conditions checked and all locks held; taken back if the connection stopped being usable meanwhile. */
+void fl_conn_watch_now(struct fl_conn *c);
 
 /* ---- pairing (pair.c) ---- */
 

@@ -20,6 +20,7 @@
 #define KERNEL_EVERY_NS 20000u /* and at least this often */
 #define WATCH_SETS 4          /* sets that one connection may be in and still watch */
 #define NAP_NS 1000000u
+#define QUIET_WAKES 2u
 
 struct fl_item {
   int fd; /* key: what the kernel's registration is made with */
@@ -29,6 +30,7 @@ struct fl_item {
   struct fl_epoll *set;
   struct fl_item *next;  /* other registrations of the same connection: under the connection's reg_lock */
   uint32_t hot;       /* 1 + index in the hot list, 0 if not there */
+  uint32_t active;    /* the set's `wakes` when its ring last had something */
   uint64_t seen;      /* edge-triggered: the head last reported */
   bool kicked;        /* see kick() */
   UT_hash_handle hh;
@@ -44,6 +46,7 @@ struct fl_epoll {
   _Atomic uint32_t nhot;
   uint32_t hot_size;
   uint32_t rounds, turn;
+  uint32_t wakes;           /* native sleeps that ended */
   uint64_t kernel_at;       /* fl_now() of the last look at the kernel */
   uint32_t kicked;          /* items that are */
   struct fl_wait_hist hist;
@@ -120,6 +123,7 @@ static bool heat(struct fl_item *it) {
   }
   s->hot[n] = it;
   it->hot = n + 1;
+  it->active = s->wakes;
   atomic_store_explicit(&s->nhot, n + 1, memory_order_relaxed);
   return true;
 }
@@ -253,7 +257,7 @@ void fl_epoll_note(struct fl_epoll *set, int epfd, int op, int fd, const struct 
     return;
   }
   struct fl_conn *c = fl_conn_of(fd);
-  if (!c || fl_in_vfork_child())
+  if (!c)
     return;
   if (fl_lock(&set->lock) != FL_LOCKED) {
     fl_conn_pin(c, FL_WHY_LOCK);
@@ -348,7 +352,7 @@ void fl_epoll_watch(struct fl_conn *c, struct fl_local *l) {
           !(it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) && heat(it);
   }
   if (may)
-    fl_rx_watch(&c->rx);
+    fl_conn_watch_now(c);
   while (n > 0)
     fl_unlock(&locked[--n]->set->lock);
   fl_unlock(&l->reg_lock);
@@ -369,6 +373,7 @@ static int collect(struct fl_epoll *s, struct epoll_event *events, int max) {
     uint32_t mask = it->events & (EPOLLIN | EPOLLRDNORM);
     if ((it->events & EPOLLET) && (it->events & EPOLLOUT) && !atomic_load_explicit(&it->conn->tx_busy, memory_order_relaxed))
       mask |= EPOLLOUT; /* an edge reports all that is ready; the kernel's part is merged where it was asked */
+    it->active = s->wakes;
     events[n++] = (struct epoll_event){.events = mask, .data = it->data};
   }
   if (n == max && hot)
@@ -475,17 +480,13 @@ static enum sleep all_native(struct fl_epoll *s) {
     struct fl_rx *rx = &it->conn->rx;
     if (!wants_in(it))
       continue; /* nobody waits for its bytes */
-    if (fl_rx_native(rx, it->events & EPOLLET ? it->seen : rx->tail)) {
-      cool(it);
+    if (fl_rx_native(rx, it->events & EPOLLET ? it->seen : rx->tail))
       continue;
-    }
     uint64_t seen = it->seen;
     if (fl_rx_ready(it->conn, it->events & EPOLLET ? &seen : NULL))
       return SLEEP_NOT; /* it->seen is left alone: the event is yet to be reported */
     it->seen = seen;
-    if (fl_rx_native(rx, it->events & EPOLLET ? it->seen : rx->tail))
-      cool(it);
-    else
+    if (!fl_rx_native(rx, it->events & EPOLLET ? it->seen : rx->tail))
       r = SLEEP_SHORT;
   }
   return r;
@@ -517,6 +518,38 @@ struct sleeping {
   int n;
 };
 
+/*
+ * This thread is awake and will be back: the connections that were busy before it slept watch their rings again at once,
+ * instead of each after a message through the kernel. Those that were quiet for two sleeps leave the list. Set locked.
+ */
+static void rewatch(struct fl_epoll *s) {
+  s->wakes++;
+  for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
+    struct fl_item *it = s->hot[i - 1];
+    struct fl_conn *c = it->conn;
+    struct fl_local *l = fl_local_of(c);
+    int32_t none = 0;
+    if (s->wakes - it->active > QUIET_WAKES) {
+      cool(it);
+      continue;
+    }
+    if (atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0 || fl_rx_state(&c->rx) == FL_WATCHING)
+      continue;
+    if ((it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) || atomic_load_explicit(&s->native, memory_order_relaxed) ||
+        /* acquire: pairs with fl_unlock */
+        !atomic_compare_exchange_strong_explicit(&c->rx_lock, &none, fl_tid(), memory_order_acquire, memory_order_relaxed))
+      continue;
+    if (fl_lock(&l->reg_lock) == FL_LOCKED) {
+      /* only with one registration: the locks of other sets are not held here */
+      if (l->items == it && !it->next && fl_conn_usable(c) && !c->rx.broken &&
+          atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst) == 0)
+        fl_conn_watch_now(c);
+      fl_unlock(&l->reg_lock);
+    }
+    fl_unlock(&c->rx_lock);
+  }
+}
+
 static void wake(struct sleeping *z) {
   int saved = errno;
 
@@ -524,6 +557,8 @@ static void wake(struct sleeping *z) {
     atomic_fetch_sub_explicit(&z->set->sleepers, 1, memory_order_relaxed);
     if (FL_UNLIKELY(z->set->kicked))
       unkick(z->set, z->epfd, z->events, z->n > 0 ? z->n : 0);
+    if (z->n > 0)
+      rewatch(z->set);
     fl_unlock(&z->set->lock);
   }
   errno = saved;

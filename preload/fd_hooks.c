@@ -34,62 +34,67 @@ FL_EXPORT int socket(int domain, int type, int protocol) {
   int fd = REAL(socket)(domain, type, protocol);
 
   fresh(fd);
+  if (fd >= 0 && (domain == AF_INET || domain == AF_INET6) && (type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) == SOCK_STREAM)
+    fl_fds_set(fd, FL_TAG_STREAM | (type & SOCK_NONBLOCK ? FL_STREAM_NONBLOCK : 0));
   return fd;
 }
 
-static bool inet(const struct sockaddr *addr, socklen_t len) {
-  return addr && len >= sizeof addr->sa_family && (addr->sa_family == AF_INET || addr->sa_family == AF_INET6);
-}
+static bool stream(uintptr_t entry) { return (entry & FL_TAG_MASK) == FL_TAG_STREAM; }
 
-/* Whether it is TCP is asked when pairing is due; a datagram socket that is connected costs a table entry until then. */
-static void opened(int fd, int nonblock) {
-  int saved = errno, type = 0;
+static bool inet(int family) { return family == AF_INET || family == AF_INET6; }
+
+/* Of a socket whose making was not seen (inherited, or passed to us): is it an internet stream? */
+static bool asked_stream(int fd) {
+  int type = 0, domain = 0;
   socklen_t len = sizeof type;
 
-  if (fl_fds && (unsigned)fd < fl_fds_size && fl_sys_getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_STREAM) {
-    if (nonblock < 0) {
-      int fl = fl_sys_fcntl(fd, F_GETFL, 0);
-      nonblock = fl >= 0 && (fl & O_NONBLOCK);
-    }
-    fl_conn_open(fd, nonblock);
-  }
-  errno = saved;
+  if (fl_sys_getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) != 0 || type != SOCK_STREAM)
+    return false;
+  len = sizeof domain;
+  return fl_sys_getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && inet(domain);
 }
 
 FL_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len) {
+  uintptr_t entry = fl_entry(fd);
   struct fl_conn *c = fl_conn_of(fd);
-
-  if (FL_UNLIKELY(c != NULL) && addr && len >= sizeof addr->sa_family && addr->sa_family == AF_UNSPEC) {
-    int r = REAL(connect)(fd, addr, len); /* dissolves the connection */
-    if (r == 0)
-      fl_conn_forget(fd, false);
-    return r;
-  }
   int r = REAL(connect)(fd, addr, len);
-  if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && !c && fl_fds && inet(addr, len))
-    opened(fd, -1);
+
+  if (!fl_fds || !addr || len < sizeof addr->sa_family)
+    return r;
+  int saved = errno;
+  if (FL_UNLIKELY(c != NULL)) {
+    if (r == 0 && addr->sa_family == AF_UNSPEC)
+      fl_conn_forget(fd, false); /* dissolved */
+  } else if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && inet(addr->sa_family)) {
+    /* whether it is TCP is asked when pairing is due */
+    if (stream(entry)) {
+      fl_conn_open(fd, entry & FL_STREAM_NONBLOCK);
+    } else if (entry == 0 && asked_stream(fd)) {
+      int flags = fl_sys_fcntl(fd, F_GETFL, 0);
+      fl_conn_open(fd, flags >= 0 && (flags & O_NONBLOCK));
+    }
+  }
+  errno = saved;
   return r;
 }
 
-static int accepted(int fd, int listener, int nonblock) {
-  (void)listener;
+static int accepted(int fd, int listener, bool nonblock) {
   if (fd < 0 || !fl_fds)
     return fd;
+  int saved = errno;
   fresh(fd);
-  int saved = errno, domain = 0;
-  socklen_t len = sizeof domain;
-  if (fl_sys_getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && (domain == AF_INET || domain == AF_INET6))
-    opened(fd, nonblock);
+  if (stream(fl_entry(listener)) || asked_stream(fd))
+    fl_conn_open(fd, nonblock);
   errno = saved;
   return fd;
 }
 
 FL_EXPORT int accept(int fd, struct sockaddr *restrict addr, socklen_t *restrict len) {
-  return accepted(REAL(accept)(fd, addr, len), fd, 0);
+  return accepted(REAL(accept)(fd, addr, len), fd, false);
 }
 
 FL_EXPORT int accept4(int fd, struct sockaddr *restrict addr, socklen_t *restrict len, int flags) {
-  return accepted(REAL(accept4)(fd, addr, len, flags), fd, !!(flags & SOCK_NONBLOCK));
+  return accepted(REAL(accept4)(fd, addr, len, flags), fd, flags & SOCK_NONBLOCK);
 }
 
 /* ---- copies ---- */
@@ -102,8 +107,10 @@ static void duplicate(int old, int new) {
   int saved = errno;
   if (fl_in_vfork_child()) {
     /* the child of a vfork has a table of its own in the kernel, but not here */
-  } else if (!e || (e & FL_TAG_MASK) == FL_TAG_PRIVATE) {
-    fresh(new);
+  } else if (!e || (e & FL_TAG_MASK) == FL_TAG_PRIVATE || stream(e)) {
+    fresh(new); /* O_NONBLOCK of a stream that has two numbers would have to be kept in two places: ask the kernel */
+    if (stream(e))
+      fl_fds_set(old, 0);
   } else if ((e & FL_TAG_MASK) == FL_TAG_EPOLL) {
     fl_epoll_share(fl_epoll_of(old), new);
   } else {
@@ -147,7 +154,7 @@ FL_EXPORT int dup3(int old, int new, int flags) {
 
 /* ---- closing ---- */
 
-static bool private_fd(int fd) { return FL_UNLIKELY(fl_entry(fd) == FL_TAG_PRIVATE); }
+static bool private_fd(int fd) { return fl_entry(fd) == FL_TAG_PRIVATE; }
 
 FL_EXPORT int close(int fd) {
   if (FL_UNLIKELY(fl_entry(fd) != 0)) {
@@ -255,9 +262,16 @@ FL_EXPORT int __dprintf_chk(int fd, int flag, const char *restrict format, ...) 
 
 /* ---- flags and options ---- */
 
+/* O_NONBLOCK of a socket that is not connected yet. */
+static void stream_nonblock(int fd, bool on) {
+  if (stream(fl_entry(fd)))
+    fl_fds_set(fd, FL_TAG_STREAM | (on ? FL_STREAM_NONBLOCK : 0));
+}
+
 static void flags_set(int fd, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
 
+  stream_nonblock(fd, flags & O_NONBLOCK);
   if (!c)
     return;
   atomic_store_explicit(&c->nonblock, !!(flags & O_NONBLOCK), memory_order_relaxed);
@@ -301,6 +315,8 @@ FL_EXPORT int ioctl(int fd, unsigned long request, ...) {
   va_end(ap);
   int r = REAL(ioctl)(fd, request, arg);
   struct fl_conn *c = fl_conn_of(fd);
+  if (r >= 0 && request == FIONBIO)
+    stream_nonblock(fd, *(int *)arg != 0);
   if (FL_LIKELY(!c) || r < 0)
     return r;
   if (request == FIONBIO) {
