@@ -239,11 +239,13 @@ static ssize_t do_sendfile(int out, int in, off_t *offset, size_t n, __typeof__(
   }
   errno = saved;
   fl_send_begin(c, n);
-  struct sending s __attribute__((cleanup(sending_end))) = {c, 0};
-  s.n = real(out, in, offset, n);
-  if (s.n > 0 && !fl_conn_paired(c))
-    fl_pair_tick(c, out, (size_t)s.n);
-  return s.n;
+  {
+    struct sending s __attribute__((cleanup(sending_end))) = {c, 0};
+    r = s.n = real(out, in, offset, n);
+  }
+  if (r > 0 && !fl_conn_paired(c))
+    fl_pair_tick(c, out, (size_t)r); /* not before the bytes are counted, or the counts never agree */
+  return r;
 }
 
 FL_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t n) {
@@ -290,10 +292,13 @@ FL_EXPORT ssize_t splice(int in, off64_t *in_off, int out, off64_t *out_off, siz
     }
     return REAL(splice)(in, in_off, out, out_off, n, flags);
   }
+  ssize_t sent;
   fl_send_begin(to, n);
-  struct sending s __attribute__((cleanup(sending_end))) = {to, 0};
-  s.n = REAL(splice)(in, in_off, out, out_off, n, flags);
-  if (s.n > 0 && !fl_conn_paired(to))
-    fl_pair_tick(to, out, (size_t)s.n);
-  return s.n;
+  {
+    struct sending s __attribute__((cleanup(sending_end))) = {to, 0};
+    sent = s.n = REAL(splice)(in, in_off, out, out_off, n, flags);
+  }
+  if (sent > 0 && !fl_conn_paired(to))
+    fl_pair_tick(to, out, (size_t)sent);
+  return sent;
 }

@@ -11,6 +11,7 @@
 #endif
 
 #define KERNEL_EVERY_NS 4000u   /* while spinning, look at the kernel lane this often */
+#define CLOCK_EVERY 8u          /* looks between two looks at the clock, which costs as much as they do */
 #define YIELDS 4u               /* on the same CPU, give it away this often before sleeping */
 #define YIELD_LATE_NS 150000u   /* a yield that took longer went to a third party */
 #define BACKOFF_MIN_NS 250000000u /* a late yield costs milliseconds, so they have to be few */
@@ -172,6 +173,8 @@ enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
   }
 
   relax();
+  if (++w->looks % CLOCK_EVERY)
+    return FL_WAIT_AGAIN;
   uint64_t now = fl_now();
   w->last = now;
   if ((int64_t)(now - w->deadline) >= 0) {
