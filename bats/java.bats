@@ -27,33 +27,34 @@ echo_transcript() { # SERVER_KIND CLIENT_KIND CLIENTS ROUNDS LARGEST
 
 @test "blocking sockets, 1 client" {
   mode both
+  steady
   same_as_tcp echo_transcript blocking blocking 1 3000 10000
-  assert_ring_share java 60
+  assert_ring_share java 50
 }
 
 @test "blocking sockets, 20 clients" {
   mode both
   same_as_tcp echo_transcript blocking blocking 20 200 100000
-  assert_ring_share java 60
+  assert_paired java
 }
 
 @test "selectors, 1 client" {
   mode both
   same_as_tcp echo_transcript nio nio 1 3000 10000
-  assert_ring_share java 60
+  assert_paired java
 }
 
 @test "selectors, 50 clients, messages up to 1 MB" {
   mode both
   same_as_tcp echo_transcript nio nio 50 20 1000000
-  assert_ring_share java 60
+  assert_paired java
 }
 
 @test "a blocking client and a selecting server over ::1" {
   HOST=::1
   mode both
   same_as_tcp echo_transcript nio blocking 4 300 100000
-  assert_ring_share java 60
+  assert_paired java
 }
 
 @test "selectors, only the client has the library" {

@@ -31,7 +31,7 @@ unpaired() { assert_equal "$(lanes "" | cut -d' ' -f 3,4)" "0 0"; }
   mode both
   exchange
   silent
-  assert_ring_share python3 60
+  assert_paired python3
 }
 
 @test "FASTLOCAL_DISABLE=1 leaves everything to TCP" {
@@ -52,7 +52,7 @@ unpaired() { assert_equal "$(lanes "" | cut -d' ' -f 3,4)" "0 0"; }
 
 @test "FASTLOCAL_TRANSPORT=shm pairs" {
   mode both
-  options FASTLOCAL_TRANSPORT=shm
+  options FASTLOCAL_TRANSPORT=shm FASTLOCAL_SPIN_US=2000
   exchange
   silent
   assert_ring_share python3 60
@@ -69,23 +69,23 @@ exchange_with_ports() {
   silent
 }
 
-@test "FASTLOCAL_PORTS with the server's port allows it" { mode both && exchange_with_ports @ && assert_ring_share python3 60; }
-@test "FASTLOCAL_PORTS with a range allows it" { mode both && exchange_with_ports 1,10000-30000 && assert_ring_share python3 60; }
+@test "FASTLOCAL_PORTS with the server's port allows it" { mode both && exchange_with_ports @ && assert_paired python3; }
+@test "FASTLOCAL_PORTS with a range allows it" { mode both && exchange_with_ports 1,10000-30000 && assert_paired python3; }
 @test "FASTLOCAL_PORTS with another port denies" { mode both && exchange_with_ports 7 && unpaired; }
 @test "FASTLOCAL_PORTS with '!' denies" { mode both && exchange_with_ports '!@' && unpaired; }
 @test "FASTLOCAL_PORTS: a denial wins over an allowed range" { mode both && exchange_with_ports '1-65535,!@' && unpaired; }
-@test "FASTLOCAL_PORTS: a denial of another port leaves the rest" { mode both && exchange_with_ports '!7' && assert_ring_share python3 60; }
+@test "FASTLOCAL_PORTS: a denial of another port leaves the rest" { mode both && exchange_with_ports '!7' && assert_paired python3; }
 
 @test "the smallest and a large ring carry the same bytes" {
   mode both
   local size
   for size in 16K 4M; do
-    options "FASTLOCAL_RING=$size"
+    options "FASTLOCAL_RING=$size" FASTLOCAL_SPIN_US=2000
     : >"$STATS"
     start_echo
     talk 2 20 300000 >"$T/talk.$size"
     stop echo
-    assert_ring_share python3 50
+    assert_ring_share python3 20
   done
   same_file "$T/talk.16K" "$T/talk.4M"
 }
@@ -95,7 +95,15 @@ exchange_with_ports() {
   options FASTLOCAL_SPIN_US=0
   exchange
   silent
-  assert_ring_share python3 60
+  assert_paired python3
+}
+
+@test "FASTLOCAL_SPIN_US=2000 keeps both ends on the rings" {
+  mode both
+  options FASTLOCAL_SPIN_US=2000
+  exchange
+  silent
+  assert_ring_share python3 80
 }
 
 @test "a registry that does not exist, or cannot be read, changes nothing between two local processes" {
@@ -108,7 +116,7 @@ exchange_with_ports() {
     : >"$STATS"
     exchange
     silent
-    assert_ring_share python3 60
+    assert_paired python3
   done
 }
 

@@ -44,8 +44,9 @@ echo_transcript() { # CLIENTS ROUNDS LARGEST
 
 @test "http.server and http.client on a kept connection" {
   mode both
+  steady
   same_as_tcp fetch_transcript keepalive 6
-  assert_ring_share python3 60
+  assert_ring_share python3 50
 }
 
 @test "http.server and urllib, a connection per request" {
@@ -56,6 +57,7 @@ echo_transcript() { # CLIENTS ROUNDS LARGEST
 
 @test "http.server and curl" {
   mode both
+  steady
   same_as_tcp curl_transcript
   assert_ring_share curl 60
 }
@@ -64,7 +66,7 @@ echo_transcript() { # CLIENTS ROUNDS LARGEST
   HOST=::1
   mode both
   same_as_tcp fetch_transcript keepalive 6
-  assert_ring_share python3 60
+  assert_paired python3
 }
 
 @test "http.server and http.client, only the client has the library" {
@@ -81,27 +83,28 @@ echo_transcript() { # CLIENTS ROUNDS LARGEST
 
 @test "asyncio echo, 1 client" {
   mode both
+  steady
   same_as_tcp echo_transcript 1 2000 10000
-  assert_ring_share python3 60
+  assert_ring_share python3 50
 }
 
 @test "asyncio echo, 50 clients" {
   mode both
   same_as_tcp echo_transcript 50 100 10000
-  assert_ring_share python3 60
+  assert_paired python3
 }
 
 @test "asyncio echo, messages up to 8 MB" {
   mode both
   same_as_tcp echo_transcript 3 30 8000000
-  assert_ring_share python3 60
+  assert_paired python3
 }
 
 @test "asyncio echo over ::1" {
   HOST=::1
   mode both
   same_as_tcp echo_transcript 4 200 100000
-  assert_ring_share python3 60
+  assert_paired python3
 }
 
 @test "asyncio echo, only the client has the library" {

@@ -21,6 +21,7 @@ info() { cli INFO "$1" | tr -d '\r' | sed -n "s/^$2://p"; } # SECTION FIELD
 benchmark() {
   local clients=$1 requests share=$SHARE
   requests=$(scaled "$2")
+  [[ $SHARE == 0 ]] || steady
   start_redis "$HOST"
   client redis-benchmark -h "$HOST" -p "$PORT" -q -c "$clients" -n "$requests" -t "$3" "${@:4}" >"$T/benchmark.txt"
   grep -q 'requests per second' "$T/benchmark.txt"
@@ -34,7 +35,7 @@ benchmark() {
 }
 
 HOST=127.0.0.1
-SHARE=60
+SHARE=60 # percent; 0: with the presets
 
 @test "redis-benchmark, 1 client" { mode both && benchmark 1 4000 set,get; }
 @test "redis-benchmark, 8 clients" { mode both && benchmark 8 20000 set,get; }
@@ -42,8 +43,10 @@ SHARE=60
 @test "redis-benchmark, 500 clients" { mode both && benchmark 500 40000 get; }
 @test "redis-benchmark, 50 clients, 16 requests in flight" { mode both && benchmark 50 160000 set,get -P 16; }
 @test "redis-benchmark, values of 16 KB" { mode both && benchmark 8 10000 set,get -d 16384; }
-@test "redis-benchmark, values of 1 MB" { mode both && benchmark 4 200 set,get -d 1048576; }
+# A nonblocking writer of more than a ring holds spills into TCP's buffer, where it may stay.
+@test "redis-benchmark, values of 1 MB" { SHARE=5 && mode both && benchmark 4 200 set,get -d 1048576; }
 @test "redis-benchmark, several threads" { mode both && benchmark 20 20000 set,get --threads 2; }
+@test "redis-benchmark, 50 clients, with the presets" { mode both && SHARE=0 benchmark 50 20000 set,get && assert_paired redis-server; }
 @test "redis-benchmark over ::1" { HOST=::1 && mode both && benchmark 8 10000 set,get; }
 @test "redis-benchmark, only the client has the library" { mode client && benchmark 50 20000 set,get; }
 @test "redis-benchmark, only the server has the library" { mode server && benchmark 50 20000 set,get -P 16; }
@@ -59,9 +62,10 @@ values_transcript() {
 
 @test "redis-cli sets and gets the same values, text and binary" {
   mode both
+  steady
   same_as_tcp values_transcript
-  assert_ring_share redis-server 60
-  assert_ring_share redis-cli 60
+  assert_ring_share redis-server 50
+  assert_ring_share redis-cli 50
 }
 
 @test "redis-cli gets the same values with the library on the client only" {
@@ -87,6 +91,7 @@ pipe_transcript() {
 
 @test "redis-cli --pipe loads the same data" {
   mode both
+  steady
   same_as_tcp pipe_transcript
   grep -q '^errors: 0, replies: ' "$T/library.txt"
   assert_ring_share redis-cli 60
@@ -98,6 +103,7 @@ pipe_transcript() {
   assert_unpaired
 }
 
+# One message each way, longer than what the search for the other end takes: no share is demanded.
 @test "a value of 32 MB comes back unchanged" {
   mode both
   start_redis
@@ -105,7 +111,6 @@ pipe_transcript() {
   client redis-cli -h "$HOST" -p "$PORT" -x SET big <"$T/value"
   client redis-cli -h "$HOST" -p "$PORT" GET big | head -c 32M | cmp - "$T/value"
   stop redis-server
-  assert_ring_share redis-server 60
 }
 
 @test "a replica gets the same data from its master, both with the library" {
