@@ -42,6 +42,7 @@ enum fl_phase {
 };
 
 /* Why a connection is on TCP, declared once: name, the words that a user reads. */
+/* clang-format off */
 #define FL_REASONS(X) \
   X(NONE, "") \
   X(YOUNG, "too few messages yet") \
@@ -65,6 +66,7 @@ enum fl_phase {
   X(NESTED, "in a nested or polled epoll set") \
   X(RUBBISH, "the other end wrote rubbish into the shared page") \
   X(LOCK, "a signal handler jumped out of a call")
+/* clang-format on */
 
 enum fl_reason {
 #define X(name, text) FL_WHY_##name,

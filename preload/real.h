@@ -32,6 +32,7 @@ int __ppoll_chk(struct pollfd *, nfds_t, const struct timespec *, const sigset_t
 int __dprintf_chk(int, int, const char *, ...);
 int __vdprintf_chk(int, int, const char *, va_list);
 
+/* clang-format off */
 #define FL_REAL_FUNCTIONS(X) \
   X(socket) X(connect) X(accept) X(accept4) X(close) X(shutdown) \
   X(read) X(write) X(readv) X(writev) X(recv) X(recvfrom) X(recvmsg) X(recvmmsg) \
@@ -45,6 +46,7 @@ int __vdprintf_chk(int, int, const char *, va_list);
   X(fork) X(_exit) X(_Exit) X(sigaction) \
   X(execve) X(execv) X(execvp) X(execvpe) X(fexecve) X(execveat) \
   X(posix_spawn) X(posix_spawnp) X(system) X(popen)
+/* clang-format on */
 
 struct fl_real {
 #define X(name) __typeof__(&name) name;

@@ -51,11 +51,13 @@ __thread struct fl_signals fl_signals __attribute__((tls_model("initial-exec"), 
 static _Atomic(handler_fn *) handlers[FL_SIGNALS_HANDLERS];
 
 /* X(n) for all slots, in octal, so that numbers can be pasted together from digits. */
+/* clang-format off */
 #define FOR_8(X, n) X(n##0) X(n##1) X(n##2) X(n##3) X(n##4) X(n##5) X(n##6) X(n##7)
 #define FOR_64(X, n) \
   FOR_8(X, n##0) \
   FOR_8(X, n##1) FOR_8(X, n##2) FOR_8(X, n##3) FOR_8(X, n##4) FOR_8(X, n##5) FOR_8(X, n##6) FOR_8(X, n##7)
 #define FOR_ALL(X) FOR_64(X, 0) FOR_64(X, 01)
+/* clang-format on */
 
 /*
  * The call is the last thing that a stub does, and the compiler makes it a jump: the handler then returns to the
@@ -211,7 +213,7 @@ FL_EXPORT sighandler_t sigset(int sig, sighandler_t disposition) {
 
   sigemptyset(&set);
   if (sigaddset(&set, sig) != 0 || (!hold && install(sig, &act, &old) != 0) ||
-      sigprocmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, &blocked) != 0)
+      pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, &blocked) != 0)
     return SIG_ERR;
   if (sigismember(&blocked, sig))
     return SIG_HOLD;
