@@ -2,6 +2,7 @@
 #include "arena_alloc.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "registry/sys.h"
@@ -27,10 +28,11 @@ void fl_arena_alloc_forked_child(void) {
 static bool slot_used(struct fl_conn *c) { return atomic_load_explicit(&c->used, memory_order_acquire) & 1; }
 
 /* Every process that held it is dead. */
-static bool slot_dead(struct fl_conn *c) {
-  if (atomic_load_explicit(&fl_local_of(c)->nfds, memory_order_acquire) > 0 ||
-      atomic_load_explicit(&c->rx_sleepers, memory_order_relaxed) > 0 ||
-      atomic_load_explicit(&c->tx_busy, memory_order_relaxed) > 0)
+static bool slot_dead(struct fl_conn *c, bool owner_dead) {
+  if (atomic_load_explicit(&fl_local_of(c)->nfds, memory_order_acquire) > 0)
+    return false;
+  if (!owner_dead && (atomic_load_explicit(&c->rx_sleepers, memory_order_relaxed) > 0 ||
+                      atomic_load_explicit(&c->tx_busy, memory_order_relaxed) > 0))
     return false;
   for (int i = 0; i < FL_HOLDERS; i++) {
     int32_t pid = atomic_load_explicit(&c->holder[i], memory_order_relaxed);
@@ -40,13 +42,20 @@ static bool slot_dead(struct fl_conn *c) {
   return true;
 }
 
-static void collect(uint32_t chunk, bool fresh) {
+/* taken_over: the chunk was a dead process's. */
+static void collect(uint32_t chunk, bool fresh, bool taken_over) {
   for (uint32_t i = 0; i < FL_CONN_CHUNK; i++) {
     struct fl_conn *c = fl_arena_conn(chunk * FL_CONN_CHUNK + i);
     if (!fresh && slot_used(c)) {
-      if (!slot_dead(c))
+      if (!slot_dead(c, taken_over))
         continue;
       atomic_fetch_add_explicit(&c->used, 1, memory_order_acq_rel);
+    }
+    if (taken_over) { /* the threads that were inside died with their process */
+      atomic_store_explicit(&c->tx_lock, 0, memory_order_relaxed);
+      atomic_store_explicit(&c->rx_lock, 0, memory_order_relaxed);
+      atomic_store_explicit(&c->tx_busy, 0, memory_order_relaxed);
+      atomic_store_explicit(&c->rx_sleepers, 0, memory_order_relaxed);
     }
     free_slots[nfree++] = chunk * FL_CONN_CHUNK + i;
   }
@@ -67,7 +76,7 @@ static void refill(void) {
 
   for (uint32_t i = 0; i < high; i++)
     if (atomic_load_explicit(&arena->owner[i], memory_order_relaxed) == me)
-      collect(i, false);
+      collect(i, false, false);
   if (nfree)
     return;
   for (uint32_t i = chunk_hint; i < FL_CONN_CHUNKS; i++) {
@@ -79,13 +88,22 @@ static void refill(void) {
     if (!atomic_compare_exchange_strong_explicit(&arena->owner[i], &owner, me, memory_order_acq_rel, memory_order_relaxed))
       continue;
     raise_high(i);
-    collect(i, fresh);
+    collect(i, fresh, !fresh);
     if (nfree) {
       chunk_hint = i;
       return;
     }
   }
   chunk_hint = 0;
+}
+
+/* Everything but the locks and the counts of threads inside, which are 0, or belong to a thread that is late. */
+static void reset(struct fl_conn *c) {
+#define CLEAR(from, to) memset((char *)c + offsetof(struct fl_conn, from), 0, (to) - offsetof(struct fl_conn, from))
+  CLEAR(phase, offsetof(struct fl_conn, tx_lock));
+  CLEAR(ktx, offsetof(struct fl_conn, rx_lock));
+  CLEAR(krx, sizeof *c);
+#undef CLEAR
 }
 
 struct fl_conn *fl_arena_alloc(void) {
@@ -98,7 +116,7 @@ struct fl_conn *fl_arena_alloc(void) {
   if (nfree) {
     c = fl_arena_conn(free_slots[--nfree]);
     uint32_t generation = atomic_load_explicit(&c->used, memory_order_relaxed) | 1;
-    memset((char *)c + sizeof c->used, 0, sizeof *c - sizeof c->used);
+    reset(c);
     c->generation = generation;
     atomic_store_explicit(&c->used, generation, memory_order_release);
   }

@@ -3,6 +3,8 @@
 #include "conn.h"
 
 #include <errno.h>
+#include <stddef.h>
+#include <string.h>
 #include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -103,7 +105,9 @@ void fl_conn_open(int fd, bool nonblock) {
   if (!c)
     return;
   struct fl_local *l = fl_local_of(c);
-  *l = (struct fl_local){.nfds = 1, .rdv = {.fd = -1, .visitor = -1}};
+  memset((char *)l + offsetof(struct fl_local, nfds), 0, sizeof *l - offsetof(struct fl_local, nfds));
+  l->rdv.fd = l->rdv.visitor = -1;
+  atomic_store_explicit(&l->nfds, 1, memory_order_relaxed);
   atomic_store_explicit(&c->nonblock, nonblock, memory_order_relaxed);
   atomic_store_explicit(&c->reason, FL_WHY_YOUNG, memory_order_relaxed);
   atomic_store_explicit(&c->fd_hint, fd, memory_order_relaxed);
@@ -234,11 +238,20 @@ void fl_conn_forget(int fd, bool closing) {
 
 /* ---- lanes ---- */
 
-void fl_conn_native(struct fl_conn *c) {
+/* rx_lock held where it can be had: a thread inside fl_conn_watch has either watched before, or sees what the caller set. */
+static void native(struct fl_conn *c) {
   fl_conn_enter(c);
   if (fl_conn_mapped(c))
     fl_rx_native_always(&c->rx);
   fl_conn_leave(c);
+}
+
+void fl_conn_native(struct fl_conn *c) {
+  bool locked = fl_lock(&c->rx_lock) == FL_LOCKED;
+
+  native(c);
+  if (locked)
+    fl_unlock(&c->rx_lock);
 }
 
 void fl_conn_pin(struct fl_conn *c, enum fl_reason why) {

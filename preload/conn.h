@@ -105,7 +105,8 @@ struct fl_conn {
   struct fl_tuple tuple; /* valid from FL_SEEKING on */
   uint32_t generation;
 
-  /* sending: under tx_lock */
+  /* sending: under tx_lock. Locks and counts of threads inside are balanced by those threads: they are not reset when the
+   * slot gets its next connection, or a late one would unbalance them. */
   _Alignas(128) fl_lock_t tx_lock;
   _Atomic int32_t tx_busy; /* threads inside a native send that may block */
   _Atomic uint64_t ktx;    /* bytes ever sent on the kernel lane */
@@ -131,11 +132,11 @@ struct fl_item; /* epoll.c: one registration of a connection in one epoll set of
 
 /* This process's part of a connection: same index as in the arena. */
 struct fl_local {
+  _Atomic int32_t users;     /* threads that may look at the segment without a lock: see fl_conn_enter; never reset */
+  fl_lock_t reg_lock;        /* never reset */
   _Atomic int32_t nfds;
   _Atomic bool polled;       /* seen in poll or select: a nonblocking receiver comes back through a hooked wait */
-  _Atomic int32_t users;     /* threads that may look at the segment without a lock: see fl_conn_enter */
   _Atomic(struct fl_segment *) retired; /* unmapped by the last of them */
-  fl_lock_t reg_lock;
   struct fl_item *items;     /* under reg_lock */
   _Atomic(struct fl_segment *) seg; /* the mapping; set and cleared under tx_lock and rx_lock */
   size_t seg_bytes;

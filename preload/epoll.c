@@ -49,11 +49,14 @@ struct fl_epoll {
   uint32_t wakes;           /* native sleeps that ended */
   uint64_t kernel_at;       /* fl_now() of the last look at the kernel */
   uint32_t kicked;          /* items that are */
+  bool fork_locked;
+  int fd;                   /* some descriptor of it */
   struct fl_wait_hist hist;
   struct fl_epoll *next;    /* all sets of the process, or all free ones */
 };
 
 static fl_lock_t sets_lock;
+static bool fork_locked;
 static struct fl_epoll *sets, *free_sets; /* a set is never given back to malloc: its lock may be looked at by a late thread */
 
 /* ---- life of a set ---- */
@@ -75,6 +78,7 @@ void fl_epoll_open(int epfd) {
     sets = s;
     atomic_store_explicit(&s->native, false, memory_order_relaxed);
     atomic_store_explicit(&s->nfds, 1, memory_order_relaxed);
+    s->fd = epfd;
     fl_fds_set(epfd, (uintptr_t)s | FL_TAG_EPOLL);
   } /* else unknown to us: connections in it are not known to be waited for, and stay native */
   fl_unlock(&sets_lock);
@@ -105,22 +109,28 @@ static void cool(struct fl_item *it) {
   atomic_store_explicit(&s->nhot, last, memory_order_relaxed);
 }
 
+/* Room in the hot list for one more registration. Set locked. */
+static void hot_reserve(struct fl_epoll *s) {
+  uint32_t want = HASH_COUNT(s->items);
+
+  if (want <= s->hot_size || s->hot_size == HOT_MAX)
+    return;
+  uint32_t size = s->hot_size ? s->hot_size * 2 : 16;
+  struct fl_item **hot = realloc(s->hot, size * sizeof *hot);
+  if (hot) {
+    s->hot = hot;
+    s->hot_size = size;
+  }
+}
+
 static bool heat(struct fl_item *it) {
   struct fl_epoll *s = it->set;
   uint32_t n = atomic_load_explicit(&s->nhot, memory_order_relaxed);
 
   if (it->hot)
     return true;
-  if (n == HOT_MAX)
-    return false;
-  if (n == s->hot_size) {
-    uint32_t size = s->hot_size ? s->hot_size * 2 : 16;
-    struct fl_item **hot = realloc(s->hot, size * sizeof *hot);
-    if (!hot)
-      return false;
-    s->hot = hot;
-    s->hot_size = size;
-  }
+  if (n >= s->hot_size)
+    return false; /* not grown here: this may run in a signal handler (hot_reserve) */
   s->hot[n] = it;
   it->hot = n + 1;
   it->active = s->wakes;
@@ -169,20 +179,6 @@ void fl_epoll_forget(struct fl_epoll *set, int epfd) {
   fl_unlock(&sets_lock);
 }
 
-void fl_epoll_nested(struct fl_epoll *set) {
-  if (atomic_exchange_explicit(&set->native, true, memory_order_seq_cst))
-    return;
-  if (fl_lock(&set->lock) != FL_LOCKED)
-    return;
-  for (uint32_t n; (n = atomic_load_explicit(&set->nhot, memory_order_relaxed)) > 0;) {
-    fl_conn_pin(set->hot[n - 1]->conn, FL_WHY_NESTED);
-    cool(set->hot[n - 1]);
-  }
-  fl_unlock(&set->lock);
-}
-
-/* ---- registrations ---- */
-
 static bool wants_in(const struct fl_item *it) { return it->events & (EPOLLIN | EPOLLRDNORM); }
 
 /*
@@ -198,6 +194,24 @@ static void kick(struct fl_epoll *s, int epfd, struct fl_item *it) {
   it->kicked = true;
   s->kicked++;
 }
+
+void fl_epoll_nested(struct fl_epoll *set) {
+  if (atomic_exchange_explicit(&set->native, true, memory_order_seq_cst))
+    return;
+  if (fl_lock(&set->lock) != FL_LOCKED)
+    return;
+  for (uint32_t n = atomic_load_explicit(&set->nhot, memory_order_relaxed); n > 0; n--) {
+    struct fl_item *it = set->hot[n - 1];
+    fl_conn_pin(it->conn, FL_WHY_NESTED);
+    if (wants_in(it) && fl_rx_ready(it->conn, NULL))
+      kick(set, set->fd, it); /* stays hot: the inner wait will find its bytes */
+    else
+      cool(it);
+  }
+  fl_unlock(&set->lock);
+}
+
+/* ---- registrations ---- */
 
 /* After a native wait: puts kicked registrations right and makes the events say what the application asked for. */
 static void unkick(struct fl_epoll *s, int epfd, struct epoll_event *events, int n) {
@@ -243,6 +257,7 @@ static struct fl_item *item_add(struct fl_epoll *s, int fd, struct fl_conn *c) {
     free(it);
     return NULL;
   }
+  hot_reserve(s);
   it->next = l->items;
   l->items = it;
   fl_unlock(&l->reg_lock);
@@ -265,6 +280,8 @@ void fl_epoll_note(struct fl_epoll *set, int epfd, int op, int fd, const struct 
   }
   struct fl_item *it = item_find(set, fd);
   if (it && (op == EPOLL_CTL_DEL || it->conn != c)) {
+    if (it->conn != c) /* the number came back while a dup keeps the old registration alive, which cannot be deleted any more */
+      fl_conn_pin(it->conn, FL_WHY_NESTED);
     item_delete(it);
     it = NULL;
   }
@@ -310,16 +327,13 @@ void fl_epoll_conn_gone(struct fl_conn *c, struct fl_local *l) {
       return;
     struct fl_item *it = l->items;
     struct fl_epoll *s = it ? it->set : NULL;
+    int fd = it ? it->fd : -1;
     fl_unlock(&l->reg_lock);
     if (!s || fl_lock(&s->lock) != FL_LOCKED)
       return;
     /* the lock order is set before registration list: look again */
-    struct fl_item *found = NULL, *tmp;
-    HASH_ITER(hh, s->items, found, tmp) {
-      if (found == it && found->conn == c)
-        break;
-    }
-    if (found)
+    struct fl_item *found = item_find(s, fd);
+    if (found && found == it && found->conn == c)
       item_delete(found);
     fl_unlock(&s->lock);
   }
@@ -361,7 +375,7 @@ void fl_epoll_watch(struct fl_conn *c, struct fl_local *l) {
 /* ---- waiting ---- */
 
 /* Events of the rings, at most max. Set locked. */
-static int collect(struct fl_epoll *s, struct epoll_event *events, int max) {
+static int collect(struct fl_epoll *s, int epfd, struct epoll_event *events, int max) {
   int n = 0;
   uint32_t hot = atomic_load_explicit(&s->nhot, memory_order_relaxed);
 
@@ -375,6 +389,12 @@ static int collect(struct fl_epoll *s, struct epoll_event *events, int max) {
       mask |= EPOLLOUT; /* an edge reports all that is ready; the kernel's part is merged where it was asked */
     it->active = s->wakes;
     events[n++] = (struct epoll_event){.events = mask, .data = it->data};
+    if (FL_UNLIKELY(it->events & EPOLLONESHOT)) {
+      /* reported once: disarmed here and in the kernel until EPOLL_CTL_MOD */
+      it->events &= EPOLLONESHOT | EPOLLET;
+      struct epoll_event off = {.events = it->events, .data = it->data};
+      fl_syscall6(__NR_epoll_ctl, epfd, EPOLL_CTL_MOD, it->fd, (long)&off, 0, 0);
+    }
   }
   if (n == max && hot)
     s->turn = (s->turn + (uint32_t)n) % hot;
@@ -405,6 +425,8 @@ static int merge(int epfd, struct epoll_event *events, int n, int max) {
 static bool any_hot(struct fl_epoll *s) {
   for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++) {
     struct fl_item *it = s->hot[i];
+    if (!fl_conn_mapped(it->conn))
+      continue; /* a signal handler closed it */
     uint64_t head = fl_rx_head(&it->conn->rx);
     if (wants_in(it) && head != (it->events & EPOLLET ? it->seen : it->conn->rx.tail))
       return true;
@@ -415,7 +437,7 @@ static bool any_hot(struct fl_epoll *s) {
 /* Does some hot peer say that bytes are, or will be, on the kernel lane? Then the kernel is asked before anything else. */
 static bool kernel_busy(struct fl_epoll *s) {
   for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
-    if (!fl_rx_quiet(s->hot[i]->conn))
+    if (fl_conn_mapped(s->hot[i]->conn) && !fl_rx_quiet(s->hot[i]->conn))
       return true;
   return false;
 }
@@ -426,7 +448,7 @@ static int peers_cpu(struct fl_epoll *s) {
 
   for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++) {
     struct fl_rx *rx = &s->hot[i]->conn->rx;
-    if (fl_rx_peer_cpu(rx) != here)
+    if (!fl_conn_mapped(s->hot[i]->conn) || fl_rx_peer_cpu(rx) != here)
       return -1;
   }
   return here;
@@ -440,7 +462,8 @@ static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signal
   enum spun r = SPUN_NOTHING;
 
   for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
-    fl_rx_at_cpu(&s->hot[i]->conn->rx, fl_cpu());
+    if (fl_conn_mapped(s->hot[i]->conn))
+      fl_rx_at_cpu(&s->hot[i]->conn->rx, fl_cpu());
   if (kernel_busy(s) && (*n = merge(epfd, events, 0, max)) > 0)
     return SPUN_KERNEL;
   fl_wait_begin(&w, &s->hist, peers_cpu(s), ns);
@@ -478,7 +501,7 @@ static enum sleep all_native(struct fl_epoll *s) {
   for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
     struct fl_item *it = s->hot[i - 1];
     struct fl_rx *rx = &it->conn->rx;
-    if (!wants_in(it))
+    if (!wants_in(it) || !fl_conn_mapped(it->conn))
       continue; /* nobody waits for its bytes */
     if (fl_rx_native(rx, it->events & EPOLLET ? it->seen : rx->tail))
       continue;
@@ -588,17 +611,20 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       return wait_native(epfd, events, max, left_ns(timeout, begin), mask);
     }
     if (atomic_load_explicit(&s->nhot, memory_order_relaxed)) {
-      n = collect(s, events, max);
-      if (n) {
-        bool ask = ++s->rounds % KERNEL_ROUNDS == 0;
-        if (!ask && fl_now() - s->kernel_at > fl_ns_to_ticks(KERNEL_EVERY_NS))
-          ask = true;
-        fl_unlock(&s->lock);
-        if (ask) {
-          s->kernel_at = fl_now(); /* a hint: threads may race on it */
-          n = merge(epfd, events, n, max);
+      /* busy rings must not starve the rest: now and then the kernel is asked too, and there is room for what it says */
+      bool ask = ++s->rounds % KERNEL_ROUNDS == 0 || fl_now() - s->kernel_at > fl_ns_to_ticks(KERNEL_EVERY_NS);
+      int room = ask && max > 1 ? max - (max + 3) / 4 : max;
+      if (ask) {
+        s->kernel_at = fl_now();
+        if (max == 1 && (n = merge(epfd, events, 0, 1)) > 0) {
+          fl_unlock(&s->lock);
+          return n;
         }
-        return n;
+      }
+      n = collect(s, epfd, events, room);
+      if (n) {
+        fl_unlock(&s->lock);
+        return ask ? merge(epfd, events, n, max) : n;
       }
       uint64_t ns = left_ns(timeout, begin);
       if (!spun && ns) {
@@ -642,6 +668,22 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
     if (n != 0 || !nap || fl_lock(&s->lock) != FL_LOCKED)
       return n;
   }
+}
+
+void fl_epoll_fork_prepare(void) {
+  fork_locked = fl_lock(&sets_lock) == FL_LOCKED;
+  for (struct fl_epoll *s = sets; s; s = s->next)
+    s->fork_locked = fl_lock(&s->lock) == FL_LOCKED;
+}
+
+void fl_epoll_forked_parent(void) {
+  for (struct fl_epoll *s = sets; s; s = s->next)
+    if (s->fork_locked) {
+      s->fork_locked = false;
+      fl_unlock(&s->lock);
+    }
+  if (fork_locked)
+    fl_unlock(&sets_lock);
 }
 
 void fl_epoll_forked_child(void) {

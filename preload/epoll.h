@@ -39,4 +39,7 @@ void fl_epoll_watch(struct fl_conn *c, struct fl_local *l);
 int fl_epoll_wait(struct fl_epoll *set, int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
                   const sigset_t *mask);
 
+/* Around a fork: nobody is in the midst of changing a set that the child inherits. */
+void fl_epoll_fork_prepare(void);
+void fl_epoll_forked_parent(void);
 void fl_epoll_forked_child(void);

@@ -350,6 +350,8 @@ static bool option_pins(int level, int name, const void *value, socklen_t len) {
     case SO_TIMESTAMPING_NEW:
     case SO_OOBINLINE:
       return v != 0;
+    case SO_PEEK_OFF:
+      return v >= 0;
     }
   if (level == IPPROTO_TCP)
     switch (name) {

@@ -35,7 +35,8 @@ ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io);
 bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ssize_t *result);
 
 /* A native call that sends: between them the ring is not used for sending. `hint` bytes may be sent at most. */
-void fl_send_begin(struct fl_conn *c, size_t hint);
+void fl_send_begin(struct fl_conn *c, size_t hint); /* tx_lock held, or nobody can be pushing */
+void fl_send_enter(struct fl_conn *c, size_t hint); /* the same, from anywhere */
 void fl_send_end(struct fl_conn *c, ssize_t sent);
 
 /*

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "epoll.h"
 #include "export.h"
 #include "io.h"
 #include "options.h"
@@ -16,6 +17,10 @@
 
 static ssize_t native_read(int fd, const struct fl_io *io) { return REAL(read)(fd, io->iov->iov_base, io->len); }
 static ssize_t native_readv(int fd, const struct fl_io *io) { return REAL(readv)(fd, io->iov, io->iovcnt); }
+static ssize_t native_recviov(int fd, const struct fl_io *io) {
+  struct msghdr msg = {.msg_iov = (struct iovec *)io->iov, .msg_iovlen = (size_t)io->iovcnt};
+  return REAL(recvmsg)(fd, &msg, io->flags);
+}
 static ssize_t native_recv(int fd, const struct fl_io *io) { return REAL(recv)(fd, io->iov->iov_base, io->len, io->flags); }
 static ssize_t native_recvfrom(int fd, const struct fl_io *io) {
   return REAL(recvfrom)(fd, io->iov->iov_base, io->len, io->flags, io->addr, io->addrlen);
@@ -48,11 +53,19 @@ FL_EXPORT ssize_t readv(int fd, const struct iovec *iov, int cnt) {
   return fl_recv(c, fd, &io);
 }
 
+/* From a socket, with the offset -1 and no flags, this is readv; others are seldom enough to be left to the kernel. */
 FL_EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int cnt, off_t offset, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
 
-  if (FL_UNLIKELY(c != NULL) && offset == -1) /* reads from a socket like readv, with flags that we do not follow */
+  if (FL_UNLIKELY(c != NULL) && offset == -1) {
+    ssize_t len;
+    if ((flags == 0 || flags == RWF_NOWAIT) && (len = fl_iov_len(iov, cnt)) >= 0) {
+      struct fl_io io = {.native = flags ? native_recviov : native_readv, .iov = iov, .iovcnt = cnt, .len = (size_t)len,
+                         .flags = flags ? MSG_DONTWAIT : 0, .plain = true};
+      return fl_recv(c, fd, &io);
+    }
     fl_conn_pin(c, FL_WHY_OPTION);
+  }
   return REAL(preadv2)(fd, iov, cnt, offset, flags);
 }
 
@@ -108,11 +121,10 @@ FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struc
   struct fl_conn *c = fl_conn_of(fd);
   unsigned done = 0;
 
-  if (FL_LIKELY(!c) || timeout || n == 0 || n > IOV_MAX || !fl_addr_plausible(vec, n * sizeof *vec)) {
-    if (c)
-      fl_conn_pin(c, FL_WHY_OPTION);
+  if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_plausible(vec, n * sizeof *vec) ||
+      (timeout && !fl_addr_plausible(timeout, sizeof *timeout)))
     return REAL(recvmmsg)(fd, vec, n, flags, timeout);
-  }
+  uint64_t begin = fl_now(), limit = timeout ? (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec : UINT64_MAX;
   while (done < n) {
     ssize_t got = recvmsg(fd, &vec[done].msg_hdr, flags & ~MSG_WAITFORONE);
     if (got < 0)
@@ -122,6 +134,12 @@ FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struc
       break;
     if (flags & MSG_WAITFORONE)
       flags |= MSG_DONTWAIT;
+    if (timeout) {
+      uint64_t gone = fl_ticks_to_ns(fl_now() - begin), left = gone < limit ? limit - gone : 0;
+      *timeout = (struct timespec){(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
+      if (left == 0)
+        break;
+    }
   }
   return done ? (int)done : -1;
 }
@@ -159,8 +177,11 @@ FL_EXPORT ssize_t writev(int fd, const struct iovec *iov, int cnt) {
 FL_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int cnt, off_t offset, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
 
-  if (FL_UNLIKELY(c != NULL) && offset == -1)
+  if (FL_UNLIKELY(c != NULL) && offset == -1) {
+    if (flags == 0)
+      return writev(fd, iov, cnt);
     fl_conn_pin(c, FL_WHY_OPTION);
+  }
   return REAL(pwritev2)(fd, iov, cnt, offset, flags);
 }
 
@@ -184,9 +205,31 @@ FL_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const str
   return fl_send(c, fd, &io);
 }
 
+/* Descriptors that are passed to another process: it will use the connection without us. */
+static void passed(const struct msghdr *msg) {
+  if (!fl_fds || !fl_addr_plausible(msg, sizeof *msg) || msg->msg_controllen < sizeof(struct cmsghdr) ||
+      !fl_addr_plausible(msg->msg_control, msg->msg_controllen))
+    return;
+  for (struct cmsghdr *m = CMSG_FIRSTHDR(msg); m; m = CMSG_NXTHDR((struct msghdr *)msg, m)) {
+    if (m->cmsg_level != SOL_SOCKET || m->cmsg_type != SCM_RIGHTS || m->cmsg_len < CMSG_LEN(0))
+      continue;
+    for (size_t at = 0; at + sizeof(int) <= m->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(m) + at, sizeof fd);
+      if (fl_conn_of(fd))
+        fl_conn_pin(fl_conn_of(fd), FL_WHY_PASSED);
+      else if (fl_epoll_of(fd))
+        fl_epoll_nested(fl_epoll_of(fd));
+    }
+  }
+}
+
 FL_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
   ssize_t len;
+
+  if (!c)
+    passed(msg);
 
   if (FL_LIKELY(!c) || !fl_addr_plausible(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
       (len = fl_iov_len(msg->msg_iov, (int)msg->msg_iovlen)) < 0)
@@ -200,8 +243,12 @@ FL_EXPORT int sendmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
   unsigned done = 0;
 
-  if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_plausible(vec, n * sizeof *vec))
+  if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_plausible(vec, n * sizeof *vec)) {
+    for (unsigned i = 0; !c && i < n && i < IOV_MAX && fl_addr_plausible(vec, n * sizeof *vec); i++)
+      if (vec[i].msg_hdr.msg_controllen)
+        passed(&vec[i].msg_hdr);
     return REAL(sendmmsg)(fd, vec, n, flags);
+  }
   while (done < n) {
     ssize_t sent = sendmsg(fd, &vec[done].msg_hdr, flags);
     if (sent < 0)
@@ -238,7 +285,7 @@ static ssize_t do_sendfile(int out, int in, off_t *offset, size_t n, __typeof__(
     return r;
   }
   errno = saved;
-  fl_send_begin(c, n);
+  fl_send_enter(c, n);
   {
     struct sending s __attribute__((cleanup(sending_end))) = {c, 0};
     r = s.n = real(out, in, offset, n);
@@ -293,7 +340,9 @@ FL_EXPORT ssize_t splice(int in, off64_t *in_off, int out, off64_t *out_off, siz
     return REAL(splice)(in, in_off, out, out_off, n, flags);
   }
   ssize_t sent;
-  fl_send_begin(to, n);
+  fl_send_enter(to, n);
+  if (fl_conn_paired(to))
+    flags &= ~(unsigned)SPLICE_F_MORE; /* as MSG_MORE in tx.c */
   {
     struct sending s __attribute__((cleanup(sending_end))) = {to, 0};
     sent = s.n = REAL(splice)(in, in_off, out, out_off, n, flags);

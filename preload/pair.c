@@ -147,6 +147,41 @@ static void virtual_options(struct fl_conn *c, int fd) {
     fl_sys_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
+/* Options that were set before the table knew the descriptor, or that a listener handed down. */
+static void inherited_options(struct fl_conn *c, int fd) {
+  static const struct {
+    int level, name, from; /* pins if the value is at least `from` */
+  } pins[] = {
+      {SOL_SOCKET, SO_RCVLOWAT, 2},    {SOL_SOCKET, SO_TIMESTAMP, 1}, {SOL_SOCKET, SO_TIMESTAMPNS, 1},
+      {SOL_SOCKET, SO_TIMESTAMPING, 1}, {SOL_SOCKET, SO_OOBINLINE, 1}, {SOL_SOCKET, SO_ZEROCOPY, 1},
+      {SOL_SOCKET, SO_PEEK_OFF, 0},     {IPPROTO_TCP, TCP_INQ, 1},
+  };
+  char ulp[16] = "";
+  socklen_t len;
+
+  for (size_t i = 0; i < sizeof pins / sizeof pins[0]; i++) {
+    int v = -1;
+    len = sizeof v;
+    if (fl_sys_getsockopt(fd, pins[i].level, pins[i].name, &v, &len) == 0 && v >= pins[i].from)
+      fl_conn_pin(c, FL_WHY_OPTION);
+  }
+  len = sizeof ulp;
+  if (fl_sys_getsockopt(fd, IPPROTO_TCP, TCP_ULP, ulp, &len) == 0 && ulp[0])
+    fl_conn_pin(c, FL_WHY_OPTION);
+  int flags = fl_sys_fcntl(fd, F_GETFL, 0);
+  if (flags >= 0) {
+    atomic_store_explicit(&c->nonblock, !!(flags & O_NONBLOCK), memory_order_relaxed);
+    if (flags & O_ASYNC)
+      fl_conn_pin(c, FL_WHY_OPTION);
+  }
+  for (int i = 0; i < 2; i++) {
+    struct timeval tv = {0};
+    len = sizeof tv;
+    if (fl_sys_getsockopt(fd, SOL_SOCKET, i ? SO_SNDTIMEO : SO_RCVTIMEO, &tv, &len) == 0 && (tv.tv_sec || tv.tv_usec))
+      atomic_fetch_or_explicit(&c->timed, i ? FL_TIMED_TX : FL_TIMED_RX, memory_order_relaxed);
+  }
+}
+
 static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct fl_pairing *p) {
   l->seg = p->seg;
   l->seg_bytes = p->bytes;
@@ -154,6 +189,7 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
   fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   fl_rx_taken(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed));
   virtual_options(c, fd);
+  inherited_options(c, fd);
   c->alive_at = fl_now();
   atomic_store_explicit(&c->reason, FL_WHY_NONE, memory_order_relaxed);
   /* seq_cst: pairs with fl_conn_paired (both sides are attached), and with a receiver that begins to sleep (fl_recv) */

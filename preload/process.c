@@ -37,9 +37,7 @@ bool fl_holder_replace(struct fl_conn *c, int32_t from, int32_t to) {
 
 void fl_holder_lend(struct fl_conn *c, int32_t holder) {
   fl_conn_holder_add(c, holder);
-  /* seq_cst: pairs with the fence in fl_conn_watch. Either that thread sees the new holder, or this one undoes its
-   * change. */
-  atomic_thread_fence(memory_order_seq_cst);
+  /* takes rx_lock: a thread inside fl_conn_watch has either watched before, which this undoes, or sees the new holder */
   fl_conn_native(c);
 }
 
@@ -185,7 +183,10 @@ static void fork_prepare(void) {
   unborn = 0;
   int32_t mark = fl_holder_unborn();
   fl_conn_each(prepare_one, &mark);
+  fl_epoll_fork_prepare();
 }
+
+static void fork_parent(void) { fl_epoll_forked_parent(); }
 
 /* In the parent, which knows the result; the child may have been faster, or not. */
 static void fork_done(pid_t pid) {
@@ -249,7 +250,7 @@ static void fork_child(void) { fl_process_forked_child(true); }
 
 void fl_process_hooks_init(void) {
   /* registered first, so called last before the fork and first after it */
-  pthread_atfork(fork_prepare, NULL, fork_child);
+  pthread_atfork(fork_prepare, fork_parent, fork_child);
   at_quick_exit(fl_process_exit);
 }
 
@@ -299,10 +300,12 @@ FL_EXPORT pid_t _Fork(void) {
   fork_prepare();
   pid_t pid = EXTRA(_Fork)();
 
-  if (pid == 0)
+  if (pid == 0) {
     fl_process_forked_child(true);
-  else
+  } else {
+    fork_parent();
     fork_done(pid);
+  }
   return pid;
 }
 

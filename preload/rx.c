@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "io.h"
@@ -18,6 +19,7 @@
 #include "signals.h"
 
 #define REST_IOV 64
+#define PEEK_SEEN 4096 /* kernel bytes that a peek can look behind */
 
 /* ---- kernel lane ---- */
 
@@ -162,23 +164,22 @@ bool fl_rx_quiet(const struct fl_conn *c) {
   return fl_rx_kernel_hint(&c->rx) == atomic_load_explicit(&c->krx, memory_order_relaxed) && !fl_rx_flags(&c->rx);
 }
 
-enum spin { SPIN_RING, SPIN_KERNEL, SPIN_SLEEP, SPIN_SIGNAL };
+enum spin { SPIN_AGAIN, SPIN_KERNEL, SPIN_SLEEP, SPIN_SIGNAL, SPIN_GONE };
 
 /* Signal handlers that ran and would have ended a native receive: with a timeout set, none restarts it. */
 static uint32_t interrupting(const struct fl_conn *c) {
   return atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX ? fl_signals_any() : fl_signals_norestart();
 }
 
-/* Waits a little for the other end. Lock held. */
-static enum spin rx_spin(struct fl_conn *c, int fd, uint32_t signals) {
+/* Looks at the ring until there is more than `tail`, or something else happened. No lock held: only hints are read. */
+static enum spin rx_look(struct fl_conn *c, int fd, uint64_t tail, uint32_t signals) {
   struct fl_wait w;
 
-  fl_rx_at_cpu(&c->rx, fl_cpu());
   fl_wait_begin(&w, &c->rx_hist, fl_rx_peer_cpu(&c->rx), (uint64_t)fl_options.spin_us * 1000);
   for (;;) {
-    if (fl_rx_head(&c->rx) != c->rx.tail) {
+    if (fl_rx_head(&c->rx) != tail) {
       fl_wait_end(&w, true);
-      return SPIN_RING;
+      return SPIN_AGAIN;
     }
     if (!fl_rx_quiet(c)) {
       fl_wait_end(&w, true);
@@ -201,6 +202,30 @@ static enum spin rx_spin(struct fl_conn *c, int fd, uint32_t signals) {
       return SPIN_SLEEP;
     }
   }
+}
+
+static void leave(struct fl_conn **c) { fl_conn_leave(*c); }
+
+/* Waits a little for the other end. Lock held on entry and on return (but not for SPIN_GONE), and not in between: a signal
+ * handler may jump out of the spin, and others may want to receive. */
+static enum spin rx_spin(struct fl_conn *c, int fd, uint32_t signals) {
+  uint64_t tail = c->rx.tail;
+  enum spin r;
+
+  fl_rx_at_cpu(&c->rx, fl_cpu());
+  fl_conn_enter(c);
+  fl_unlock(&c->rx_lock);
+  {
+    struct fl_conn *entered __attribute__((cleanup(leave))) = c;
+    r = rx_look(entered, fd, tail, signals);
+  }
+  if (fl_lock(&c->rx_lock) != FL_LOCKED)
+    return SPIN_GONE;
+  if (FL_UNLIKELY(fl_conn_of(fd) != c)) {
+    fl_unlock(&c->rx_lock);
+    return SPIN_GONE;
+  }
+  return c->rx.tail != tail && r != SPIN_SIGNAL ? SPIN_AGAIN : r;
 }
 
 bool fl_rx_ready(struct fl_conn *c, uint64_t *seen) {
@@ -243,24 +268,40 @@ static ssize_t fail(int error) {
 static ssize_t native_rest(int fd, const struct fl_io *io) { return REAL(recvmsg)(fd, io->msg, io->flags); }
 
 /* MSG_WAITALL, `got` bytes of which are here: the rest, after sleeper_begin. */
-static ssize_t recv_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
+static ssize_t recv_window(struct fl_conn *c, int fd, const struct fl_io *io, size_t got, size_t *asked) {
   struct iovec rest[REST_IOV];
   int cnt = 0;
   size_t skip = got;
 
+  *asked = 0;
   for (int i = 0; i < io->iovcnt && cnt < REST_IOV; i++) {
     if (skip >= io->iov[i].iov_len) {
       skip -= io->iov[i].iov_len;
       continue;
     }
     rest[cnt++] = (struct iovec){(char *)io->iov[i].iov_base + skip, io->iov[i].iov_len - skip};
+    *asked += rest[cnt - 1].iov_len;
     skip = 0;
   }
   struct msghdr msg = {.msg_iov = rest, .msg_iovlen = (size_t)cnt};
   struct fl_io again = {.native = native_rest, .msg = &msg, .flags = io->flags};
-  ssize_t n = recv_begun(c, fd, &again);
+  return recv_begun(c, fd, &again);
+}
+
+static ssize_t recv_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
+  size_t asked;
+  ssize_t n;
+
+  for (;;) {
+    n = recv_window(c, fd, io, got, &asked);
+    if (n > 0)
+      got += (size_t)n;
+    if (n != (ssize_t)asked || got == io->len)
+      break;
+    sleeper_begin(c);
+  }
   recv_fill(io);
-  return (ssize_t)got + (n > 0 ? n : 0);
+  return (ssize_t)got;
 }
 
 /* Native receive with the ring empty and the state NATIVE; lock held on entry, released on return. */
@@ -292,12 +333,53 @@ static ssize_t recv_empty(struct fl_conn *c, int fd, const struct fl_io *io, siz
   return n;
 }
 
-/* MSG_PEEK over the ring and, if that is not enough, the kernel bytes behind the last ring byte. Lock held. */
-static size_t peek_more(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
-  if (got < io->len && c->rx.next_pos == UINT64_MAX && !fl_rx_quiet(c)) {
-    ssize_t n = kernel_take(c, fd, io, got, io->len - got);
-    if (n > 0)
-      got += (size_t)n;
+/* Peeks kernel bytes into the iovecs from `at` on, behind `before` that were peeked already. Count of new ones. Lock held. */
+static size_t kernel_peek(int fd, const struct fl_io *io, size_t at, size_t before, size_t max) {
+  char seen[PEEK_SEEN];
+  struct iovec part[REST_IOV + 1];
+  int n = 0;
+
+  if (before > sizeof seen)
+    return 0;
+  part[n++] = (struct iovec){seen, before};
+  for (int i = 0; i < io->iovcnt && n <= REST_IOV && max; i++) {
+    if (at >= io->iov[i].iov_len) {
+      at -= io->iov[i].iov_len;
+      continue;
+    }
+    size_t len = io->iov[i].iov_len - at < max ? io->iov[i].iov_len - at : max;
+    part[n++] = (struct iovec){(char *)io->iov[i].iov_base + at, len};
+    max -= len;
+    at = 0;
+  }
+  struct msghdr msg = {.msg_iov = part, .msg_iovlen = (size_t)n};
+  ssize_t got = fl_sys_recvmsg(fd, &msg, MSG_DONTWAIT | MSG_PEEK);
+  return got > (ssize_t)before ? (size_t)got - before : 0;
+}
+
+/* MSG_PEEK: walks both lanes in order, on a copy of the cursor. 0: nothing is there. Lock held. */
+static size_t peek(struct fl_conn *c, int fd, const struct fl_io *io) {
+  struct fl_rx walk = c->rx;
+  struct fl_span span[2];
+  uint64_t need, krx = atomic_load_explicit(&c->krx, memory_order_relaxed), seen = 0;
+  size_t got = 0;
+
+  while (got < io->len) {
+    enum fl_rx_result r = fl_rx_peek(&walk, krx + seen, span, &need);
+    if (r == FL_RX_RING) {
+      size_t n = spans_copy(io, got, span);
+      walk.tail += n;
+      got += n;
+      continue;
+    }
+    if (r == FL_RX_BROKEN || (r == FL_RX_EMPTY && (got == 0 || fl_rx_quiet(c))))
+      break;
+    size_t max = r == FL_RX_KERNEL && need < io->len - got ? (size_t)need : io->len - got;
+    size_t n = kernel_peek(fd, io, got, (size_t)seen, max);
+    seen += n;
+    got += n;
+    if (n < max || r == FL_RX_EMPTY)
+      break;
   }
   return got;
 }
@@ -314,14 +396,12 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
   uint32_t gen = atomic_fetch_add_explicit(&c->rx_gen, 1, memory_order_relaxed) + 1;
 
   for (;;) {
+    if (FL_UNLIKELY(io->flags & MSG_PEEK) && (got = peek(c, fd, io)) > 0)
+      break;
     enum fl_rx_result r = fl_rx_peek(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed), span, &need);
 
     if (FL_LIKELY(r == FL_RX_RING)) {
       size_t n = spans_copy(io, got, span);
-      if (io->flags & MSG_PEEK) {
-        got = peek_more(c, fd, io, n);
-        break;
-      }
       if (FL_UNLIKELY(atomic_load_explicit(&c->rx_gen, memory_order_relaxed) != gen)) {
         gen = atomic_load_explicit(&c->rx_gen, memory_order_relaxed);
         continue; /* a signal handler of this thread received meanwhile */
@@ -361,6 +441,10 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         fl_unlock(&c->rx_lock);
         return got ? (ssize_t)got : fail(EBADF);
       }
+      if (interrupting(c) != signals) {
+        fl_unlock(&c->rx_lock);
+        return got ? (ssize_t)got : fail(EINTR);
+      }
       gen = atomic_fetch_add_explicit(&c->rx_gen, 1, memory_order_relaxed) + 1;
       continue;
     }
@@ -380,7 +464,7 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
       /* A short count tells an edge-triggered reader that there is no more: be sure that it is so. */
       if (fl_rx_quiet(c))
         break;
-      if (state == FL_WATCHING && !fl_rx_native(&c->rx, c->rx.tail))
+      if (!fl_rx_native(&c->rx, c->rx.tail))
         continue;
       ssize_t n = kernel_take(c, fd, io, got, io->len - got);
       if (n > 0)
@@ -394,7 +478,9 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         fl_unlock(&c->rx_lock);
         return got ? (ssize_t)got : fail(EINTR);
       }
-      if (s == SPIN_RING || !fl_rx_native(&c->rx, c->rx.tail))
+      if (s == SPIN_GONE)
+        return got ? (ssize_t)got : recv_native(c, fd, io);
+      if (s == SPIN_AGAIN || !fl_rx_native(&c->rx, c->rx.tail))
         continue;
       if (s == SPIN_KERNEL && !(io->flags & (MSG_PEEK | MSG_WAITALL))) {
         ssize_t n = kernel_take(c, fd, io, got, io->len - got);
@@ -405,8 +491,10 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         }
         /* end, error or nothing yet: the native call says which */
       }
+    } else if (!fl_rx_native(&c->rx, c->rx.tail)) {
+      continue; /* another thread made it NATIVE (fork, a pin), and the sender had published before that */
     }
-    if (nonblock && got == 0 && !io->msg && !(io->flags & MSG_PEEK) && io->len > 0) {
+    if (nonblock && got == 0 && !(io->flags & MSG_PEEK) && io->len > 0) {
       ssize_t n = kernel_take(c, fd, io, 0, io->len);
       if (n > 0 || n == -EAGAIN) {
         fl_conn_watch(c);
@@ -445,6 +533,7 @@ ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io) {
     }
     sleeper_end(&(struct sleeper){c, 0});
   }
+  pthread_testcancel(); /* a ring that always has bytes would otherwise never let the thread be cancelled */
   if (FL_UNLIKELY(fl_lock(&c->rx_lock) != FL_LOCKED)) {
     fl_conn_pin(c, FL_WHY_LOCK);
     return recv_native(c, fd, io);

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "io.h"
@@ -46,6 +47,16 @@ void fl_send_begin(struct fl_conn *c, size_t hint) {
     fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed) + hint);
 }
 
+void fl_send_enter(struct fl_conn *c, size_t hint) {
+  /* Under the lock: a thread that is pushing has read ktx. Not to be had in a signal handler that interrupted such a push:
+   * then both are sent at the same time, and any order is right. */
+  bool locked = fl_conn_paired(c) && fl_lock(&c->tx_lock) == FL_LOCKED;
+
+  fl_send_begin(c, hint);
+  if (locked)
+    fl_unlock(&c->tx_lock);
+}
+
 void fl_send_end(struct fl_conn *c, ssize_t sent) {
   if (sent > 0) {
     atomic_fetch_add_explicit(&c->ktx, (uint64_t)sent, memory_order_relaxed);
@@ -77,8 +88,13 @@ static ssize_t send_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
 }
 
 static ssize_t send_native(struct fl_conn *c, int fd, const struct fl_io *io) {
-  fl_send_begin(c, io->len);
-  return send_begun(c, fd, io);
+  struct fl_io pushed = *io;
+
+  fl_send_enter(c, io->len);
+  /* what is corked in TCP would stand before ring bytes until the cork's timer ends; see virtual_options in pair.c */
+  if (fl_conn_paired(c))
+    pushed.flags &= ~MSG_MORE;
+  return send_begun(c, fd, &pushed);
 }
 
 /* What the ring did not take. Its errors are not the application's to see: the next call will meet them. */
@@ -86,8 +102,8 @@ static ssize_t native_rest(int fd, const struct fl_io *io) {
   return REAL(sendmsg)(fd, io->msg, io->flags);
 }
 
-/* After fl_send_begin: all from byte `skip` on. */
-static size_t send_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_t skip) {
+/* After fl_send_begin: from byte `skip` on, as many iovecs as fit. *asked gets their length. */
+static ssize_t send_window(struct fl_conn *c, int fd, const struct fl_io *io, size_t skip, size_t *asked) {
   struct iovec rest[REST_IOV];
   int n = 0, i = 0;
 
@@ -102,8 +118,21 @@ static size_t send_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_
   struct msghdr msg = {.msg_iov = rest, .msg_iovlen = (size_t)n};
   struct fl_io again = {.native = native_rest, .iov = rest, .iovcnt = n, .len = len, .msg = &msg,
                         .flags = (io->flags & ~MSG_MORE) | MSG_NOSIGNAL};
-  ssize_t sent = send_begun(c, fd, &again);
-  return sent > 0 ? (size_t)sent : 0;
+  *asked = len;
+  return send_begun(c, fd, &again);
+}
+
+static size_t send_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_t skip) {
+  size_t done = 0, asked;
+
+  for (;;) {
+    ssize_t n = send_window(c, fd, io, skip + done, &asked);
+    if (n > 0)
+      done += (size_t)n;
+    if (n != (ssize_t)asked || skip + done == io->len)
+      return done;
+    fl_send_begin(c, io->len - skip - done);
+  }
 }
 
 /* ---- ring lane ---- */
@@ -238,6 +267,7 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
     return n;
   }
 
+  pthread_testcancel(); /* see fl_recv */
   if (fl_lock(&c->tx_lock) != FL_LOCKED)
     return send_native(c, fd, io);
   bool nonblock = (io->flags & MSG_DONTWAIT) || atomic_load_explicit(&c->nonblock, memory_order_relaxed);
@@ -282,8 +312,11 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
   /* raised before the lock is released: the rest follows what was published, and nobody may publish in between */
   fl_send_begin(c, io->len - done);
   fl_unlock(&c->tx_lock);
-  if (done == 0)
-    return send_begun(c, fd, io);
+  if (done == 0) {
+    struct fl_io pushed = *io;
+    pushed.flags &= ~MSG_MORE;
+    return send_begun(c, fd, &pushed);
+  }
   int saved = errno;
   done += send_rest(c, fd, io, done);
   errno = saved;

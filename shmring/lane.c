@@ -246,10 +246,10 @@ bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted)
          atomic_load_explicit(&lane->kernel_taken, memory_order_relaxed) != taken;
 }
 
-uint64_t fl_tx_unconsumed(struct fl_tx *tx) {
-  if (tx->broken || tx_free(tx, (size_t)tx->mask + 1) == SIZE_MAX)
-    return 0;
-  return tx->head - tx->tail_seen;
+uint64_t fl_tx_unconsumed(const struct fl_tx *tx) {
+  /* acquire: pairs with fl_rx_publish; for a value that is only compared with 0, so nothing is remembered */
+  uint64_t tail = atomic_load_explicit(&tx->lane->tail, memory_order_acquire), head = tx->head;
+  return tx->broken || tail > head ? 0 : head - tail;
 }
 
 void fl_tx_hint(struct fl_tx *tx, uint64_t kernel_sent) {
@@ -322,9 +322,8 @@ enum fl_rx_result fl_rx_peek(struct fl_rx *rx, uint64_t krx, struct fl_span span
     return rx_broken(rx);
   }
 
-  if (krx != rx->koff) {
-    if (krx > rx->koff)
-      return rx_broken(rx);
+  /* More kernel bytes consumed than these need: the others were sent at the same time as these, so any order is right. */
+  if (krx < rx->koff) {
     *need = rx->koff - krx;
     return FL_RX_KERNEL;
   }

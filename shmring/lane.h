@@ -183,8 +183,8 @@ enum fl_tx_result fl_tx_space(struct fl_tx *tx);
  */
 bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted);
 
-/* Bytes published and not yet known to be consumed; refreshes the tail. 0 if broken. */
-uint64_t fl_tx_unconsumed(struct fl_tx *tx);
+/* Bytes published and not yet known to be consumed, 0 if broken. A hint where the caller has no lock. */
+uint64_t fl_tx_unconsumed(const struct fl_tx *tx);
 
 /* Leaves the kernel_sent hint, and a flag, for the receiver. */
 void fl_tx_hint(struct fl_tx *tx, uint64_t kernel_sent);
