@@ -461,9 +461,16 @@ static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signal
   struct fl_wait w;
   enum spun r = SPUN_NOTHING;
 
-  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
-    if (fl_conn_mapped(s->hot[i]->conn))
-      fl_rx_at_cpu(&s->hot[i]->conn->rx, fl_cpu());
+  bool watching = false;
+  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++) {
+    struct fl_conn *c = s->hot[i]->conn;
+    if (!fl_conn_mapped(c))
+      continue;
+    fl_rx_at_cpu(&c->rx, fl_cpu());
+    watching |= fl_rx_state(&c->rx) == FL_WATCHING;
+  }
+  if (!watching)
+    return SPUN_NOTHING;
   if (kernel_busy(s) && (*n = merge(epfd, events, 0, max)) > 0)
     return SPUN_KERNEL;
   fl_wait_begin(&w, &s->hist, peers_cpu(s), ns);

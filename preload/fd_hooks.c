@@ -180,6 +180,16 @@ FL_EXPORT int fclose(FILE *f) {
   return REAL(fclose)(f);
 }
 
+FL_EXPORT FILE *freopen(const char *restrict path, const char *restrict mode, FILE *restrict f) {
+  int fd = f ? fileno(f) : -1;
+
+  if (fd >= 0 && FL_UNLIKELY(fl_entry(fd) != 0)) {
+    fflush(f);
+    fl_conn_forget(fd, true);
+  }
+  return REAL(freopen)(path, mode, f);
+}
+
 static void forget_range(unsigned first, unsigned last) {
   if (!fl_fds_size)
     return;
@@ -421,3 +431,8 @@ FL_EXPORT int shutdown(int fd, int how) {
   }
   return REAL(shutdown)(fd, how);
 }
+
+FL_SECOND_NAME(connect);
+FL_SECOND_NAME(close);
+FL_SECOND_NAME(fcntl);
+FL_SECOND_NAME(dup2);

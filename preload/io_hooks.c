@@ -351,3 +351,7 @@ FL_EXPORT ssize_t splice(int in, off64_t *in_off, int out, off64_t *out_off, siz
     fl_pair_tick(to, out, (size_t)sent);
   return sent;
 }
+
+FL_SECOND_NAME(read);
+FL_SECOND_NAME(write);
+FL_SECOND_NAME(send);

@@ -561,3 +561,6 @@ FL_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max, const 
     return REAL(epoll_pwait2)(epfd, events, max, timeout, mask);
   return fl_epoll_wait(set, epfd, events, max, timeout, mask);
 }
+
+FL_SECOND_NAME(poll);
+FL_SECOND_NAME(select);

@@ -42,7 +42,7 @@ int __vdprintf_chk(int, int, const char *, va_list);
   X(dup) X(dup2) X(dup3) X(fcntl) X(fcntl64) X(ioctl) X(getsockopt) X(setsockopt) \
   X(poll) X(ppoll) X(select) X(pselect) \
   X(epoll_create) X(epoll_create1) X(epoll_ctl) X(epoll_wait) X(epoll_pwait) X(epoll_pwait2) \
-  X(close_range) X(closefrom) X(fclose) X(fdopen) X(vdprintf) X(__vdprintf_chk) \
+  X(close_range) X(closefrom) X(fclose) X(freopen) X(fdopen) X(vdprintf) X(__vdprintf_chk) \
   X(fork) X(_exit) X(_Exit) X(sigaction) \
   X(execve) X(execv) X(execvp) X(execvpe) X(fexecve) X(execveat) \
   X(posix_spawn) X(posix_spawnp) X(system) X(popen)
