@@ -27,6 +27,7 @@
 #define FIRST_WAIT_NS 50000u
 #define STARTS 4u         /* rendezvous of one connection */
 #define RESTART_NS 100000000u /* the second one so long after the first was given up, the third four times as long, ... */
+#define SILENT_NS 1000000000u
 #define LISTENERS_MAX 256 /* rendezvous open at once in this process */
 
 static _Atomic int listeners;
@@ -264,6 +265,24 @@ static int base_fd(int fd) {
   return fd < 40 ? 48 : ((fd + 128) & ~127) + 64;
 }
 
+/* A connection that fell silent while it was looking keeps its rendezvous until its next call. Others may need the place. */
+static void evict(struct fl_conn *c, struct fl_local *l, void *arg) {
+  uint64_t now = *(uint64_t *)arg;
+  int32_t none = 0, me = fl_tid();
+
+  if (!l->rdv_open || (int64_t)(now - l->next_look) < (int64_t)fl_ns_to_ticks(SILENT_NS))
+    return;
+  /* acquire, both: pair with fl_unlock. Tried, not waited for: the caller holds the locks of another connection. */
+  if (!atomic_compare_exchange_strong_explicit(&c->tx_lock, &none, me, memory_order_acquire, memory_order_relaxed))
+    return;
+  none = 0;
+  if (atomic_compare_exchange_strong_explicit(&c->rx_lock, &none, me, memory_order_acquire, memory_order_relaxed)) {
+    fl_pair_abandon(c, l);
+    fl_unlock(&c->rx_lock);
+  }
+  fl_unlock(&c->tx_lock);
+}
+
 static void step(struct fl_conn *c, struct fl_local *l, int fd) {
   struct fl_pairing p;
 
@@ -312,8 +331,12 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
     atomic_store_explicit(&c->phase, FL_SEEKING, memory_order_release);
   }
   if (atomic_load_explicit(&listeners, memory_order_relaxed) >= LISTENERS_MAX) {
-    if (++l->starts > 64 * STARTS)
+    uint64_t now = fl_now();
+    fl_conn_each(evict, &now);
+    if (++l->starts > 64 * STARTS) {
       settle(c, l, FL_WHY_BUSY);
+      return;
+    }
     later(l, RESTART_NS / 100);
     return;
   }

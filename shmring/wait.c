@@ -13,7 +13,8 @@
 #define KERNEL_EVERY_NS 4000u   /* while spinning, look at the kernel lane this often */
 #define CLOCK_EVERY 8u          /* looks between two looks at the clock, which costs as much as they do */
 #define YIELDS 4u               /* on the same CPU, give it away this often before sleeping */
-#define YIELD_LATE_NS 150000u   /* a yield that took longer went to a third party */
+#define YIELD_LATE_NS 150000u   /* a yield that took longer, and brought nothing, went to a third party; */
+#define YIELD_LOST_NS 1000000u  /* one that took so long did, whatever it brought */
 #define BACKOFF_MIN_NS 250000000u /* a late yield costs milliseconds, so they have to be few */
 #define BACKOFF_MAX_NS 4000000000u
 #define LONG 4u                    /* times spin_ns */
@@ -160,10 +161,10 @@ enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
       return FL_WAIT_SLEEP;
     sched_yield();
     uint64_t now = fl_now();
-    if (!fixed && now - w->last > fl_ns_to_ticks(YIELD_LATE_NS)) {
-      contend(now);
+    if (now - w->last > w->longest)
+      w->longest = now - w->last;
+    if (!fixed && w->longest > fl_ns_to_ticks(YIELD_LATE_NS))
       w->none = true; /* one more look, then sleep */
-    }
     w->last = now;
     if ((int64_t)(now - w->kernel_at) >= 0) {
       w->kernel_at = now + fl_ns_to_ticks(KERNEL_EVERY_NS);
@@ -191,8 +192,13 @@ enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
 void fl_wait_end(struct fl_wait *w, bool found) {
   struct fl_wait_hist *h = w->hist;
 
-  if (w->deadline == 0 || w->same_cpu || fixed)
+  if (w->deadline == 0 || fixed)
     return;
+  if (w->same_cpu) {
+    if (w->longest > fl_ns_to_ticks(found ? YIELD_LOST_NS : YIELD_LATE_NS))
+      contend(w->last);
+    return;
+  }
   if (found) {
     *h = (struct fl_wait_hist){0};
   } else if (!w->brief) {

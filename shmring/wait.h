@@ -42,6 +42,7 @@ enum fl_wait_verdict {
 struct fl_wait {
   struct fl_wait_hist *hist;
   uint64_t begin, last, deadline, kernel_at; /* fl_now() units */
+  uint64_t longest;                          /* longest yield */
   uint32_t yields, looks;
   int peer_cpu;
   bool same_cpu;
