@@ -18,53 +18,35 @@
 enum { CHECK_EVERY = 256, MAX_EVENTS = 64 };
 
 static const struct argp_option options[] = {
-  {"connections", 'c', "N", 0, "Connections, each with one request under way (1)", 0},
-  {"exchanges", 'n', "N", 0, "Stop each connection after N exchanges (0: when the time is over)", 0},
-  {"duration", 't', "SECONDS", 0, "Measured time (1)", 0},
-  {"warmup", 'w', "SECONDS", 0, "Time before it that is not measured (0.2)", 0},
-  {"cpu", 'p', "CPU", 0, "Pin this process to one CPU", 0},
-  {"epoll", 'e', NULL, 0, "Non-blocking sockets and epoll (level-triggered), instead of blocking calls", 0},
-  {"reconnect", 'r', NULL, 0, "A new connection for each exchange", 0},
-  {"hold", 'h', NULL, 0, "Keep the idle connections open until SIGTERM", 0},
-  {0},
+    {"connections", 'c', "N", 0, "Connections, each with one request under way (1)", 0},
+    {"exchanges", 'n', "N", 0, "Stop each connection after N exchanges (0: when the time is over)", 0},
+    {"duration", 't', "SECONDS", 0, "Measured time (1)", 0},
+    {"warmup", 'w', "SECONDS", 0, "Time before it that is not measured (0.2)", 0},
+    {"cpu", 'p', "CPU", 0, "Pin this process to one CPU", 0},
+    {"epoll", 'e', NULL, 0, "Non-blocking sockets and epoll (level-triggered), instead of blocking calls", 0},
+    {"reconnect", 'r', NULL, 0, "A new connection for each exchange", 0},
+    {"hold", 'h', NULL, 0, "Keep the idle connections open until SIGTERM", 0},
+    {0},
 };
 
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
+static error_t parse_option(int key, char *arg, struct argp_state *state) {
   struct load *load = state->input;
   switch (key) {
-  case 'c':
-    load->connections = process_parse_number(arg);
-    return 0;
-  case 'n':
-    load->exchanges = process_parse_number(arg);
-    return 0;
-  case 't':
-    load->duration = process_parse_seconds(arg);
-    return 0;
-  case 'w':
-    load->warmup = process_parse_seconds(arg);
-    return 0;
-  case 'p':
-    load->cpu = (int)process_parse_number(arg);
-    return 0;
-  case 'e':
-    load->epoll = true;
-    return 0;
-  case 'r':
-    load->reconnect = true;
-    return 0;
-  case 'h':
-    load->hold = true;
-    return 0;
+  case 'c': load->connections = process_parse_number(arg); return 0;
+  case 'n': load->exchanges = process_parse_number(arg); return 0;
+  case 't': load->duration = process_parse_seconds(arg); return 0;
+  case 'w': load->warmup = process_parse_seconds(arg); return 0;
+  case 'p': load->cpu = (int)process_parse_number(arg); return 0;
+  case 'e': load->epoll = true; return 0;
+  case 'r': load->reconnect = true; return 0;
+  case 'h': load->hold = true; return 0;
   case ARGP_KEY_END:
     if (load->connections < 1 || (load->connections > 1 && !load->epoll))
       argp_error(state, "several connections need --epoll");
     if (load->reconnect && load->epoll)
       argp_error(state, "--reconnect is for blocking calls");
     return 0;
-  default:
-    return ARGP_ERR_UNKNOWN;
+  default: return ARGP_ERR_UNKNOWN;
   }
 }
 
@@ -79,15 +61,13 @@ struct window {
   struct histogram latency;
 };
 
-static struct window window_open(const struct load *load)
-{
+static struct window window_open(const struct load *load) {
   uint64_t now = process_now_ns();
   uint64_t warm = now + (uint64_t)(load->warmup * 1e9);
   return (struct window){.warm_ns = warm, .deadline_ns = warm + (uint64_t)(load->duration * 1e9)};
 }
 
-static void window_record(struct window *w, uint64_t began, uint64_t ended)
-{
+static void window_record(struct window *w, uint64_t began, uint64_t ended) {
   if (ended < w->warm_ns)
     return;
   if (w->first_ns == 0) {
@@ -99,8 +79,7 @@ static void window_record(struct window *w, uint64_t began, uint64_t ended)
   w->last_ns = ended;
 }
 
-static void window_print(const struct window *w)
-{
+static void window_print(const struct window *w) {
   if (w->latency.count == 0)
     errx(1, "nothing measured");
   const struct histogram *h = &w->latency;
@@ -113,33 +92,28 @@ static void window_print(const struct window *w)
   fflush(stdout);
 }
 
-static bool finished(const struct load *load, const struct window *w, uint64_t exchanges, uint64_t now)
-{
+static bool finished(const struct load *load, const struct window *w, uint64_t exchanges, uint64_t now) {
   return process_stopping || now >= w->deadline_ns || (load->exchanges != 0 && exchanges >= load->exchanges);
 }
 
-static void check_reply(const struct load *load, const char *reply, uint64_t exchanges)
-{
+static void check_reply(const struct load *load, const char *reply, uint64_t exchanges) {
   if (exchanges % CHECK_EVERY == 0 && memcmp(reply, load->expected, load->expected_len) != 0)
     errx(1, "wrong reply");
 }
 
-static void hold_open(const struct load *load)
-{
+static void hold_open(const struct load *load) {
   while (load->hold && !process_stopping)
     pause();
 }
 
 /* ---- blocking calls ---- */
 
-static void exchange_blocking(const struct load *load, int fd, char *reply)
-{
+static void exchange_blocking(const struct load *load, int fd, char *reply) {
   if (!sock_write_full(fd, load->request, load->request_len) || !sock_read_full(fd, reply, load->expected_len))
     err(1, "exchange");
 }
 
-static void run_blocking(const struct load *load)
-{
+static void run_blocking(const struct load *load) {
   char *reply = malloc(load->expected_len);
   int fd = load->reconnect ? -1 : sock_connect(load->address, false);
   struct window w = window_open(load);
@@ -182,16 +156,14 @@ struct loop {
   int epoll_fd;
 };
 
-static void watch(struct loop *loop, struct connection *c, int op)
-{
+static void watch(struct loop *loop, struct connection *c, int op) {
   struct epoll_event event = {.events = EPOLLIN | (c->want_out ? EPOLLOUT : 0U), .data.ptr = c};
   if (epoll_ctl(loop->epoll_fd, op, c->fd, &event) < 0)
     err(1, "epoll_ctl");
 }
 
 /* Sends what is left of the request; asks for EPOLLOUT only while the socket is full. */
-static void send_request(struct loop *loop, struct connection *c)
-{
+static void send_request(struct loop *loop, struct connection *c) {
   const struct load *load = loop->load;
   while (c->sent < load->request_len) {
     ssize_t n = write(c->fd, load->request + c->sent, load->request_len - c->sent);
@@ -208,15 +180,13 @@ static void send_request(struct loop *loop, struct connection *c)
   }
 }
 
-static void begin_exchange(struct loop *loop, struct connection *c, uint64_t now)
-{
+static void begin_exchange(struct loop *loop, struct connection *c, uint64_t now) {
   c->sent = c->received = 0;
   c->began = now;
   send_request(loop, c);
 }
 
-static void end_exchange(struct loop *loop, struct connection *c)
-{
+static void end_exchange(struct loop *loop, struct connection *c) {
   uint64_t now = process_now_ns();
   window_record(&loop->window, c->began, now);
   check_reply(loop->load, c->reply, c->exchanges++);
@@ -226,8 +196,7 @@ static void end_exchange(struct loop *loop, struct connection *c)
     begin_exchange(loop, c, now);
 }
 
-static void on_event(struct loop *loop, struct connection *c, uint32_t events)
-{
+static void on_event(struct loop *loop, struct connection *c, uint32_t events) {
   if (events & EPOLLOUT)
     send_request(loop, c);
   if (!(events & (EPOLLIN | EPOLLERR | EPOLLHUP)))
@@ -242,8 +211,7 @@ static void on_event(struct loop *loop, struct connection *c, uint32_t events)
     end_exchange(loop, c);
 }
 
-static void open_connections(struct loop *loop)
-{
+static void open_connections(struct loop *loop) {
   for (unsigned long i = 0; i < loop->load->connections; i++) {
     struct connection *c = &loop->connections[i];
     *c = (struct connection){.fd = sock_connect(loop->load->address, false), .reply = malloc(loop->load->expected_len)};
@@ -252,8 +220,7 @@ static void open_connections(struct loop *loop)
   }
 }
 
-static void run_epoll(const struct load *load)
-{
+static void run_epoll(const struct load *load) {
   struct loop loop = {.load = load, .epoll_fd = epoll_create1(EPOLL_CLOEXEC), .active = load->connections};
   loop.connections = calloc(load->connections, sizeof *loop.connections);
   open_connections(&loop);
@@ -279,8 +246,7 @@ static void run_epoll(const struct load *load)
   close(loop.epoll_fd);
 }
 
-void load_run(const struct load *load)
-{
+void load_run(const struct load *load) {
   process_handle_signals();
   process_pin(load->cpu);
   if (load->epoll)

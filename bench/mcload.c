@@ -20,20 +20,15 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-  {"size", 's', "BYTES", 0, "Length of the value (100)", 0},
-  {0},
+    {"size", 's', "BYTES", 0, "Length of the value (100)", 0},
+    {0},
 };
 
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
+static error_t parse_option(int key, char *arg, struct argp_state *state) {
   struct arguments *a = state->input;
   switch (key) {
-  case ARGP_KEY_INIT:
-    state->child_inputs[0] = &a->load;
-    return 0;
-  case 's':
-    a->size = process_parse_number(arg);
-    return 0;
+  case ARGP_KEY_INIT: state->child_inputs[0] = &a->load; return 0;
+  case 's': a->size = process_parse_number(arg); return 0;
   case ARGP_KEY_ARG:
     if (state->arg_num > 0)
       argp_usage(state);
@@ -43,23 +38,21 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     if (a->load.address == NULL)
       argp_usage(state);
     return 0;
-  default:
-    return ARGP_ERR_UNKNOWN;
+  default: return ARGP_ERR_UNKNOWN;
   }
 }
 
 static const struct argp_child children[] = {{.argp = &load_argp}, {0}};
 static const struct argp argp = {
-  .options = options,
-  .parser = parse_option,
-  .args_doc = "ADDRESS",
-  .doc = "Gets one value from a memcached.\vADDRESS is a port of 127.0.0.1 or a path that begins with '/'.",
-  .children = children,
+    .options = options,
+    .parser = parse_option,
+    .args_doc = "ADDRESS",
+    .doc = "Gets one value from a memcached.\vADDRESS is a port of 127.0.0.1 or a path that begins with '/'.",
+    .children = children,
 };
 
 /* HEADER, the value, TAIL in one buffer. */
-static char *frame(const char *header, const char *value, const char *tail, size_t *len)
-{
+static char *frame(const char *header, const char *value, const char *tail, size_t *len) {
   char *text;
   int n = asprintf(&text, "%s\r\n%s\r\n%s", header, value, tail);
   if (n < 0)
@@ -68,8 +61,7 @@ static char *frame(const char *header, const char *value, const char *tail, size
   return text;
 }
 
-static void store(const char *address, const char *value)
-{
+static void store(const char *address, const char *value) {
   static const char stored[] = "STORED\r\n";
   char header[64], reply[sizeof stored - 1];
   snprintf(header, sizeof header, "set key 0 0 %zu", strlen(value));
@@ -83,8 +75,7 @@ static void store(const char *address, const char *value)
   free(request);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
   struct arguments a = {.load = {LOAD_DEFAULTS}, .size = 100};
   argp_parse(&argp, argc, argv, 0, NULL, &a);
 

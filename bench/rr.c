@@ -22,17 +22,14 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-  {"size", 's', "BYTES", 0, "Length of a request and of its reply (1); must be the same at both ends", 0},
-  {0},
+    {"size", 's', "BYTES", 0, "Length of a request and of its reply (1); must be the same at both ends", 0},
+    {0},
 };
 
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
+static error_t parse_option(int key, char *arg, struct argp_state *state) {
   struct arguments *a = state->input;
   switch (key) {
-  case ARGP_KEY_INIT:
-    state->child_inputs[0] = &a->load;
-    return 0;
+  case ARGP_KEY_INIT: state->child_inputs[0] = &a->load; return 0;
   case 's':
     a->size = process_parse_number(arg);
     if (a->size == 0)
@@ -50,26 +47,24 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     if (a->load.address == NULL)
       argp_usage(state);
     return 0;
-  default:
-    return ARGP_ERR_UNKNOWN;
+  default: return ARGP_ERR_UNKNOWN;
   }
 }
 
 static const struct argp_child children[] = {{.argp = &load_argp}, {0}};
 static const struct argp argp = {
-  .options = options,
-  .parser = parse_option,
-  .args_doc = "server|client ADDRESS",
-  .doc = "Request-response over a stream socket.\v"
-         "ADDRESS is a port of 127.0.0.1 (0: any; the server prints it) or a path that begins with '/'. "
-         "The server heeds --size, --cpu and --epoll.",
-  .children = children,
+    .options = options,
+    .parser = parse_option,
+    .args_doc = "server|client ADDRESS",
+    .doc = "Request-response over a stream socket.\v"
+           "ADDRESS is a port of 127.0.0.1 (0: any; the server prints it) or a path that begins with '/'. "
+           "The server heeds --size, --cpu and --epoll.",
+    .children = children,
 };
 
 /* ---- blocking server: one connection after the other ---- */
 
-static unsigned long serve_blocking(int listener, size_t size)
-{
+static unsigned long serve_blocking(int listener, size_t size) {
   char *message = malloc(size);
   unsigned long served = 0;
   while (!process_stopping) {
@@ -93,15 +88,13 @@ struct connection {
   char message[];
 };
 
-static void watch(int epoll_fd, int op, struct connection *c, uint32_t events)
-{
+static void watch(int epoll_fd, int op, struct connection *c, uint32_t events) {
   struct epoll_event event = {.events = events, .data.ptr = c};
   if (epoll_ctl(epoll_fd, op, c->fd, &event) < 0)
     err(1, "epoll_ctl");
 }
 
-static void accept_one(int epoll_fd, int listener, size_t size)
-{
+static void accept_one(int epoll_fd, int listener, size_t size) {
   int fd = sock_accept(listener, false);
   if (fd < 0)
     return;
@@ -112,8 +105,7 @@ static void accept_one(int epoll_fd, int listener, size_t size)
 }
 
 /* Sends what is left of the reply. False: the connection is dead. */
-static bool send_reply(int epoll_fd, struct connection *c, size_t size, bool was_full)
-{
+static bool send_reply(int epoll_fd, struct connection *c, size_t size, bool was_full) {
   ssize_t n = write(c->fd, c->message + c->sent, size - c->sent);
   if (n < 0 && errno != EAGAIN)
     return false;
@@ -127,8 +119,7 @@ static bool send_reply(int epoll_fd, struct connection *c, size_t size, bool was
 }
 
 /* False: the connection is over. */
-static bool on_event(int epoll_fd, struct connection *c, size_t size, uint32_t events, unsigned long *served)
-{
+static bool on_event(int epoll_fd, struct connection *c, size_t size, uint32_t events, unsigned long *served) {
   if (c->received == size)
     return send_reply(epoll_fd, c, size, true);
   ssize_t n = read(c->fd, c->message + c->received, size - c->received);
@@ -143,8 +134,7 @@ static bool on_event(int epoll_fd, struct connection *c, size_t size, uint32_t e
   return send_reply(epoll_fd, c, size, false);
 }
 
-static unsigned long serve_epoll(int listener, size_t size)
-{
+static unsigned long serve_epoll(int listener, size_t size) {
   int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
   struct connection accepting = {.fd = listener};
   sock_set_nonblocking(listener);
@@ -168,8 +158,7 @@ static unsigned long serve_epoll(int listener, size_t size)
   return served;
 }
 
-static void serve(const struct arguments *a)
-{
+static void serve(const struct arguments *a) {
   process_handle_signals();
   process_pin(a->load.cpu);
   int listener = sock_listen(a->load.address);
@@ -180,8 +169,7 @@ static void serve(const struct arguments *a)
   printf("{\"transactions\": %lu, \"cpu_us\": %.4f}\n", served, served ? cpu * 1e6 / (double)served : 0);
 }
 
-static void request(struct arguments *a)
-{
+static void request(struct arguments *a) {
   char *message = malloc(a->size);
   for (size_t i = 0; i < a->size; i++)
     message[i] = (char)(i * 7 + i / 256);
@@ -191,8 +179,7 @@ static void request(struct arguments *a)
   free(message);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
   struct arguments a = {.load = {LOAD_DEFAULTS}, .size = 1};
   argp_parse(&argp, argc, argv, 0, NULL, &a);
   if (strcmp(a.role, "server") == 0)

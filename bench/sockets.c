@@ -24,8 +24,7 @@ union address {
   struct sockaddr_un un;
 };
 
-static socklen_t parse_address(const char *text, union address *out)
-{
+static socklen_t parse_address(const char *text, union address *out) {
   memset(out, 0, sizeof *out);
   if (text[0] == '/') {
     if (strlen(text) >= sizeof out->un.sun_path)
@@ -45,15 +44,13 @@ static socklen_t parse_address(const char *text, union address *out)
   return sizeof out->in;
 }
 
-static void set_nodelay(int fd)
-{
+static void set_nodelay(int fd) {
   int on = 1;
   if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 && errno != EOPNOTSUPP && errno != ENOPROTOOPT)
     err(1, "TCP_NODELAY");
 }
 
-int sock_listen(const char *address)
-{
+int sock_listen(const char *address) {
   union address addr;
   socklen_t len = parse_address(address, &addr);
   int fd = socket(addr.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -71,8 +68,7 @@ int sock_listen(const char *address)
   return fd;
 }
 
-int sock_connect(const char *address, bool nagle)
-{
+int sock_connect(const char *address, bool nagle) {
   union address addr;
   socklen_t len = parse_address(address, &addr);
   int fd = socket(addr.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -83,8 +79,7 @@ int sock_connect(const char *address, bool nagle)
   return fd;
 }
 
-int sock_accept(int listener, bool nagle)
-{
+int sock_accept(int listener, bool nagle) {
   int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
   if (fd < 0) {
     if (errno == EINTR || errno == EAGAIN || errno == ECONNABORTED)
@@ -96,15 +91,13 @@ int sock_accept(int listener, bool nagle)
   return fd;
 }
 
-void sock_set_nonblocking(int fd)
-{
+void sock_set_nonblocking(int fd) {
   int flags = fcntl(fd, F_GETFL);
   if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
     err(1, "O_NONBLOCK");
 }
 
-bool sock_read_full(int fd, void *buf, size_t len)
-{
+bool sock_read_full(int fd, void *buf, size_t len) {
   for (size_t done = 0; done < len;) {
     ssize_t n = read(fd, (char *)buf + done, len - done);
     if (n == 0 || (n < 0 && (errno != EINTR || process_stopping)))
@@ -115,8 +108,7 @@ bool sock_read_full(int fd, void *buf, size_t len)
   return true;
 }
 
-bool sock_write_full(int fd, const void *buf, size_t len)
-{
+bool sock_write_full(int fd, const void *buf, size_t len) {
   for (size_t done = 0; done < len;) {
     ssize_t n = write(fd, (const char *)buf + done, len - done);
     if (n < 0 && (errno != EINTR || process_stopping))

@@ -28,17 +28,16 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-  {"size", 's', "BYTES", 0, "Length of a write (16384)", 0},
-  {"duration", 't', "SECONDS", 0, "Measured time (1)", 0},
-  {"warmup", 'w', "SECONDS", 0, "Time before it that is not measured (0.2)", 0},
-  {"cpu", 'p', "CPU", 0, "Pin this process to one CPU", 0},
-  {"reverse", 'r', NULL, 0, "The server sends; must be the same at both ends", 0},
-  {"nagle", 'n', NULL, 0, "Do not set TCP_NODELAY", 0},
-  {0},
+    {"size", 's', "BYTES", 0, "Length of a write (16384)", 0},
+    {"duration", 't', "SECONDS", 0, "Measured time (1)", 0},
+    {"warmup", 'w', "SECONDS", 0, "Time before it that is not measured (0.2)", 0},
+    {"cpu", 'p', "CPU", 0, "Pin this process to one CPU", 0},
+    {"reverse", 'r', NULL, 0, "The server sends; must be the same at both ends", 0},
+    {"nagle", 'n', NULL, 0, "Do not set TCP_NODELAY", 0},
+    {0},
 };
 
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
+static error_t parse_option(int key, char *arg, struct argp_state *state) {
   struct arguments *a = state->input;
   switch (key) {
   case 's':
@@ -46,21 +45,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     if (a->size == 0)
       argp_error(state, "a write has at least one byte");
     return 0;
-  case 't':
-    a->duration = process_parse_seconds(arg);
-    return 0;
-  case 'w':
-    a->warmup = process_parse_seconds(arg);
-    return 0;
-  case 'p':
-    a->cpu = (int)process_parse_number(arg);
-    return 0;
-  case 'r':
-    a->reverse = true;
-    return 0;
-  case 'n':
-    a->nagle = true;
-    return 0;
+  case 't': a->duration = process_parse_seconds(arg); return 0;
+  case 'w': a->warmup = process_parse_seconds(arg); return 0;
+  case 'p': a->cpu = (int)process_parse_number(arg); return 0;
+  case 'r': a->reverse = true; return 0;
+  case 'n': a->nagle = true; return 0;
   case ARGP_KEY_ARG:
     if (state->arg_num == 0 && (strcmp(arg, "server") == 0 || strcmp(arg, "client") == 0))
       a->role = arg;
@@ -73,17 +62,16 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     if (a->address == NULL)
       argp_usage(state);
     return 0;
-  default:
-    return ARGP_ERR_UNKNOWN;
+  default: return ARGP_ERR_UNKNOWN;
   }
 }
 
 static const struct argp argp = {
-  .options = options,
-  .parser = parse_option,
-  .args_doc = "server|client ADDRESS",
-  .doc = "One-way throughput over a stream socket; the client sends.\v"
-         "ADDRESS is a port of 127.0.0.1 (0: any; the server prints it) or a path that begins with '/'.",
+    .options = options,
+    .parser = parse_option,
+    .args_doc = "server|client ADDRESS",
+    .doc = "One-way throughput over a stream socket; the client sends.\v"
+           "ADDRESS is a port of 127.0.0.1 (0: any; the server prints it) or a path that begins with '/'.",
 };
 
 /* What one end saw from the first operation after the warm-up. */
@@ -92,13 +80,11 @@ struct meter {
   double bytes, cpu_at_first;
 };
 
-static struct meter meter_open(const struct arguments *a)
-{
+static struct meter meter_open(const struct arguments *a) {
   return (struct meter){.warm_ns = process_now_ns() + (uint64_t)(a->warmup * 1e9)};
 }
 
-static void meter_add(struct meter *m, uint64_t now, ssize_t bytes)
-{
+static void meter_add(struct meter *m, uint64_t now, ssize_t bytes) {
   if (m->first_ns != 0) {
     m->bytes += (double)bytes;
   } else if (now >= m->warm_ns) {
@@ -107,8 +93,7 @@ static void meter_add(struct meter *m, uint64_t now, ssize_t bytes)
   }
 }
 
-static void meter_print(const struct meter *m, const char *end)
-{
+static void meter_print(const struct meter *m, const char *end) {
   double seconds = (double)(process_now_ns() - m->first_ns) / 1e9;
   if (m->bytes <= 0)
     errx(1, "nothing measured");
@@ -119,8 +104,7 @@ static void meter_print(const struct meter *m, const char *end)
 }
 
 /* Writes for the given time, then says so and waits until the other end has read it all. */
-static void send_stream(const struct arguments *a, int fd)
-{
+static void send_stream(const struct arguments *a, int fd) {
   char *buf = calloc(1, a->size);
   struct meter m = meter_open(a);
   uint64_t deadline = m.warm_ns + (uint64_t)(a->duration * 1e9);
@@ -136,8 +120,7 @@ static void send_stream(const struct arguments *a, int fd)
   free(buf);
 }
 
-static void receive_stream(const struct arguments *a, int fd)
-{
+static void receive_stream(const struct arguments *a, int fd) {
   char *buf = malloc(READ_SIZE);
   struct meter m = meter_open(a);
   for (;;) {
@@ -154,8 +137,7 @@ static void receive_stream(const struct arguments *a, int fd)
   free(buf);
 }
 
-static void serve(const struct arguments *a)
-{
+static void serve(const struct arguments *a) {
   int listener = sock_listen(a->address);
   while (!process_stopping) {
     int fd = sock_accept(listener, a->nagle);
@@ -170,8 +152,7 @@ static void serve(const struct arguments *a)
   close(listener);
 }
 
-static void join(const struct arguments *a)
-{
+static void join(const struct arguments *a) {
   int fd = sock_connect(a->address, a->nagle);
   if (a->reverse)
     receive_stream(a, fd);
@@ -180,8 +161,7 @@ static void join(const struct arguments *a)
   close(fd);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
   struct arguments a = {.size = 16384, .duration = 1, .warmup = 0.2, .cpu = -1};
   argp_parse(&argp, argc, argv, 0, NULL, &a);
   process_handle_signals();

@@ -151,9 +151,11 @@ enum fl_locked fl_lock_slow(fl_lock_t *lock, int32_t me) {
 
 /* ---- slots ---- */
 
-struct fl_conn *fl_arena_conn(uint32_t i) { return &conns[i]; }
-uint32_t fl_arena_index(const struct fl_conn *c) { return (uint32_t)(c - conns); }
-struct fl_local *fl_local_of(const struct fl_conn *c) { return &locals[c - conns]; }
-uint32_t fl_arena_high(void) {
-  return arena ? atomic_load_explicit(&arena->used_high, memory_order_acquire) : 0;
+struct fl_conn *fl_arena_conn(uint32_t i) {
+  return &conns[i];
 }
+uint32_t fl_arena_index(const struct fl_conn *c) { return (uint32_t)(c - conns); }
+struct fl_local *fl_local_of(const struct fl_conn *c) {
+  return &locals[c - conns];
+}
+uint32_t fl_arena_high(void) { return arena ? atomic_load_explicit(&arena->used_high, memory_order_acquire) : 0; }

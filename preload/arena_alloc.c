@@ -64,8 +64,8 @@ static void collect(uint32_t chunk, bool fresh, bool taken_over) {
 static void raise_high(uint32_t chunk) {
   uint32_t want = (chunk + 1) * FL_CONN_CHUNK, high = atomic_load_explicit(&arena->used_high, memory_order_relaxed);
 
-  while (high < want &&
-         !atomic_compare_exchange_weak_explicit(&arena->used_high, &high, want, memory_order_release, memory_order_relaxed))
+  while (high < want && !atomic_compare_exchange_weak_explicit(&arena->used_high, &high, want, memory_order_release,
+                                                               memory_order_relaxed))
     ;
 }
 
@@ -85,7 +85,8 @@ static void refill(void) {
     if (!fresh && (owner == me || fl_sys_kill(owner, 0) != -ESRCH))
       continue;
     /* acq_rel: pairs with another process's attempt at the same chunk */
-    if (!atomic_compare_exchange_strong_explicit(&arena->owner[i], &owner, me, memory_order_acq_rel, memory_order_relaxed))
+    if (!atomic_compare_exchange_strong_explicit(&arena->owner[i], &owner, me, memory_order_acq_rel,
+                                                 memory_order_relaxed))
       continue;
     raise_high(i);
     collect(i, fresh, !fresh);
@@ -99,7 +100,7 @@ static void refill(void) {
 
 /* Everything but the locks and the counts of threads inside, which are 0, or belong to a thread that is late. */
 static void reset(struct fl_conn *c) {
-#define CLEAR(from, to) memset((char *)c + offsetof(struct fl_conn, from), 0, (to) - offsetof(struct fl_conn, from))
+#define CLEAR(from, to) memset((char *)c + offsetof(struct fl_conn, from), 0, (to)-offsetof(struct fl_conn, from))
   CLEAR(phase, offsetof(struct fl_conn, tx_lock));
   CLEAR(ktx, offsetof(struct fl_conn, rx_lock));
   CLEAR(krx, sizeof *c);

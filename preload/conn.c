@@ -3,9 +3,9 @@
 #include "conn.h"
 
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <stddef.h>
 #include <string.h>
-#include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -55,7 +55,8 @@ void fl_conn_holder_add(struct fl_conn *c, int32_t pid) {
 void fl_conn_holder_drop(struct fl_conn *c, int32_t pid) {
   for (int i = 0; i < FL_HOLDERS; i++) {
     int32_t expected = pid;
-    if (atomic_compare_exchange_strong_explicit(&c->holder[i], &expected, 0, memory_order_relaxed, memory_order_relaxed)) {
+    if (atomic_compare_exchange_strong_explicit(&c->holder[i], &expected, 0, memory_order_relaxed,
+                                                memory_order_relaxed)) {
       /* acq_rel: what the process that leaves did to the cursors is visible to the one that stays */
       atomic_fetch_sub_explicit(&c->nholders, 1, memory_order_acq_rel);
       return;
@@ -69,7 +70,8 @@ bool fl_conn_holders_purge(struct fl_conn *c) {
     if (pid <= 0 || pid == fl_pid() || !fl_process_gone(pid))
       continue;
     if (fl_conn_paired(c) && !atomic_load_explicit(&c->pin, memory_order_relaxed)) {
-      /* it may have moved bytes that nobody counted: a program without the library, or one that was killed inside a call */
+      /* it may have moved bytes that nobody counted: a program without the library, or one that was killed inside a
+       * call */
       int fd = fl_process_fd_of(c);
       /* without a descriptor of ours left (conn_last) the counts do not matter any more */
       enum fl_agree agree = fd >= 0                                  ? fl_pair_counts(c, fd)
@@ -129,7 +131,8 @@ void fl_conn_share(struct fl_conn *c, int fd) {
 
 /* The slot may be used again if the family has closed it and no thread is inside. */
 static void put(struct fl_conn *c) {
-  if (!atomic_load_explicit(&c->closed, memory_order_acquire) || atomic_load_explicit(&c->rx_sleepers, memory_order_acquire) > 0 ||
+  if (!atomic_load_explicit(&c->closed, memory_order_acquire) ||
+      atomic_load_explicit(&c->rx_sleepers, memory_order_acquire) > 0 ||
       atomic_load_explicit(&c->tx_busy, memory_order_acquire) > 0 ||
       atomic_load_explicit(&fl_local_of(c)->users, memory_order_acquire) > 0)
     return;
@@ -238,7 +241,8 @@ void fl_conn_forget(int fd, bool closing) {
 
 /* ---- lanes ---- */
 
-/* rx_lock held where it can be had: a thread inside fl_conn_watch has either watched before, or sees what the caller set. */
+/* rx_lock held where it can be had: a thread inside fl_conn_watch has either watched before, or sees what the caller
+ * set. */
 static void native(struct fl_conn *c) {
   fl_conn_enter(c);
   if (fl_conn_mapped(c))
@@ -258,7 +262,8 @@ void fl_conn_pin(struct fl_conn *c, enum fl_reason why) {
   uint8_t none = 0;
 
   /* acq_rel: whoever sees the pin (fl_conn_usable) uses the ring no more */
-  if (!atomic_compare_exchange_strong_explicit(&c->pin, &none, (uint8_t)why, memory_order_acq_rel, memory_order_relaxed))
+  if (!atomic_compare_exchange_strong_explicit(&c->pin, &none, (uint8_t)why, memory_order_acq_rel,
+                                               memory_order_relaxed))
     return;
   fl_log(FL_LOG_INFO, "connection %u pinned to TCP: %s", fl_arena_index(c), fl_reason_text(why));
   fl_conn_native(c);
@@ -278,7 +283,8 @@ void fl_conn_watch_now(struct fl_conn *c) {
   fl_rx_watch(&c->rx);
   /*
    * seq_cst, both here and in the places that set pin or nholders before fl_conn_native: whoever comes second sees the
-   * other. A pin that this thread missed above will be followed by its own change to NATIVE, one that came before is seen here.
+   * other. A pin that this thread missed above will be followed by its own change to NATIVE, one that came before is
+   * seen here.
    */
   atomic_thread_fence(memory_order_seq_cst);
   if (!fl_conn_usable(c))

@@ -2,17 +2,17 @@
 /*
  * preload/conn.h - connections, the descriptor table, and the locks.
  *
- * A connection has two parts. `struct fl_conn` lies in memory that a fork family shares (a MAP_SHARED arena), because the
- * cursors, the byte counts and the question who holds the descriptor belong to the open file description and not to a
- * process. `struct fl_local` is what only this process knows: how many of its descriptors refer to it, where the segment
- * is mapped, which epoll sets hold it.
+ * A connection has two parts. `struct fl_conn` lies in memory that a fork family shares (a MAP_SHARED arena), because
+ * the cursors, the byte counts and the question who holds the descriptor belong to the open file description and not to
+ * a process. `struct fl_local` is what only this process knows: how many of its descriptors refer to it, where the
+ * segment is mapped, which epoll sets hold it.
  *
  * The descriptor table is an array of tagged words indexed by descriptor and read without a lock. An entry may be stale
  * by the time that it is used, so whoever takes a connection's lock checks again that the descriptor still means it
  * (fl_tx_enter, fl_rx_enter); the memory itself is type-stable.
  *
- * Lock order: epoll set -> tx -> rx -> registration list; epoll sets by address. Never held across a call that can block,
- * or that is a cancellation point.
+ * Lock order: epoll set -> tx -> rx -> registration list; epoll sets by address. Never held across a call that can
+ * block, or that is a cancellation point.
  */
 #pragma once
 
@@ -90,23 +90,23 @@ struct fl_conn {
   _Atomic uint32_t used; /* 0 free; else the generation, odd */
   _Atomic uint8_t phase; /* enum fl_phase */
   _Atomic uint8_t reason;
-  _Atomic uint8_t pin;      /* enum fl_reason: on the kernel lane for ever, 0 if not */
-  _Atomic uint8_t nonblock; /* O_NONBLOCK as far as seen: a hint for whether to spin */
+  _Atomic uint8_t pin;           /* enum fl_reason: on the kernel lane for ever, 0 if not */
+  _Atomic uint8_t nonblock;      /* O_NONBLOCK as far as seen: a hint for whether to spin */
   _Atomic uint8_t nodelay, cork; /* TCP_NODELAY and TCP_CORK as the application sees them; valid once paired */
-  _Atomic uint8_t reset;    /* the ring showed rubbish: reads fail with ECONNRESET */
-  _Atomic uint8_t checked;  /* known to be TCP */
+  _Atomic uint8_t reset;         /* the ring showed rubbish: reads fail with ECONNRESET */
+  _Atomic uint8_t checked;       /* known to be TCP */
   _Atomic uint8_t shut_wr;
-  _Atomic uint8_t timed; /* FL_TIMED_*: SO_RCVTIMEO, SO_SNDTIMEO were set */
-  _Atomic uint8_t closed;   /* this family's last descriptor is gone; the slot waits for threads that are still inside */
-  _Atomic int32_t fd_hint; /* some descriptor of it in the process that opened it: for people and `fastlocal stat` only */
+  _Atomic uint8_t timed;   /* FL_TIMED_*: SO_RCVTIMEO, SO_SNDTIMEO were set */
+  _Atomic uint8_t closed;  /* this family's last descriptor is gone; the slot waits for threads that are still inside */
+  _Atomic int32_t fd_hint; /* some descriptor of it where it was opened: for people and `fastlocal stat` only */
   _Atomic int32_t holder[FL_HOLDERS]; /* pids of the processes that hold a descriptor, 0 free; -1 unknown holder */
   _Atomic int32_t nholders;
   _Atomic uint64_t looked_at; /* fl_now(): when dead holders were last looked for */
-  struct fl_tuple tuple; /* valid from FL_SEEKING on */
+  struct fl_tuple tuple;      /* valid from FL_SEEKING on */
   uint32_t generation;
 
-  /* sending: under tx_lock. Locks and counts of threads inside are balanced by those threads: they are not reset when the
-   * slot gets its next connection, or a late one would unbalance them. */
+  /* sending: under tx_lock. Locks and counts of threads inside are balanced by those threads: they are not reset when
+   * the slot gets its next connection, or a late one would unbalance them. */
   _Alignas(128) fl_lock_t tx_lock;
   _Atomic int32_t tx_busy; /* threads inside a native send that may block */
   _Atomic uint64_t ktx;    /* bytes ever sent on the kernel lane */
@@ -132,21 +132,21 @@ struct fl_item; /* epoll.c: one registration of a connection in one epoll set of
 
 /* This process's part of a connection: same index as in the arena. */
 struct fl_local {
-  _Atomic int32_t users;     /* threads that may look at the segment without a lock: see fl_conn_enter; never reset */
-  fl_lock_t reg_lock;        /* never reset */
+  _Atomic int32_t users; /* threads that may look at the segment without a lock: see fl_conn_enter; never reset */
+  fl_lock_t reg_lock;    /* never reset */
   _Atomic int32_t nfds;
-  _Atomic bool polled;       /* seen in poll or select: a nonblocking receiver comes back through a hooked wait */
+  _Atomic bool polled; /* seen in poll or select: a nonblocking receiver comes back through a hooked wait */
   _Atomic(struct fl_segment *) retired; /* unmapped by the last of them */
-  struct fl_item *items;     /* under reg_lock */
-  _Atomic(struct fl_segment *) seg; /* the mapping; set and cleared under tx_lock and rx_lock */
+  struct fl_item *items;                /* under reg_lock */
+  _Atomic(struct fl_segment *) seg;     /* the mapping; set and cleared under tx_lock and rx_lock */
   size_t seg_bytes;
-  struct fl_rdv rdv;         /* under tx_lock and rx_lock */
+  struct fl_rdv rdv; /* under tx_lock and rx_lock */
   bool rdv_open;
-  uint32_t ops;              /* messages seen while not paired */
-  uint64_t bytes;            /* and their bytes */
-  uint64_t next_look;        /* fl_now() from which on the rendezvous is looked at again, 0 before the first step */
+  uint32_t ops;       /* messages seen while not paired */
+  uint64_t bytes;     /* and their bytes */
+  uint64_t next_look; /* fl_now() from which on the rendezvous is looked at again, 0 before the first step */
   uint32_t looks, starts;
-  struct fl_pairing parked;  /* a segment that waits for a moment in which the counts can be compared */
+  struct fl_pairing parked; /* a segment that waits for a moment in which the counts can be compared */
   bool has_parked;
 };
 
@@ -158,7 +158,7 @@ enum fl_tag {
   FL_TAG_CONN = 0,    /* a connection: pointer to struct fl_conn */
   FL_TAG_EPOLL = 1,   /* an epoll set: pointer to struct fl_epoll */
   FL_TAG_PRIVATE = 2, /* ours, not the application's */
-  FL_TAG_STREAM = 3,  /* a socket(AF_INET or AF_INET6, SOCK_STREAM) that is not connected: saves asking the kernel later */
+  FL_TAG_STREAM = 3,  /* a TCP socket that is not connected, as socket() made it: saves asking the kernel later */
   FL_TAG_MASK = 3,
 };
 #define FL_STREAM_NONBLOCK ((uintptr_t)4) /* with FL_TAG_STREAM */
@@ -188,23 +188,24 @@ uintptr_t fl_fds_set(int fd, uintptr_t entry);
 
 /* ---- process ---- */
 
-int32_t fl_tid(void);             /* this thread, cached */
-int32_t fl_pid(void);             /* this process, cached; right after fork and clone */
-bool fl_in_vfork_child(void);     /* a child that shares our memory is running: change nothing */
-bool fl_process_init(void);       /* table and arena; false: no memory, pass everything through */
-void fl_process_check(void);      /* finds a fork that no handler saw; cheap */
+int32_t fl_tid(void);         /* this thread, cached */
+int32_t fl_pid(void);         /* this process, cached; right after fork and clone */
+bool fl_in_vfork_child(void); /* a child that shares our memory is running: change nothing */
+bool fl_process_init(void);   /* table and arena; false: no memory, pass everything through */
+void fl_process_check(void);  /* finds a fork that no handler saw; cheap */
 
 /* ---- locks ---- */
 
-/* FL_LOCKED; FL_REENTERED: this very thread holds it (a signal handler interrupted the holder, or jumped out), or its holder
- * has not come back for a second: go on without it, on the kernel lane, and do not unlock. */
+/* FL_LOCKED; FL_REENTERED: this very thread holds it (a signal handler interrupted the holder, or jumped out), or its
+ * holder has not come back for a second: go on without it, on the kernel lane, and do not unlock. */
 enum fl_locked { FL_LOCKED, FL_REENTERED };
 enum fl_locked fl_lock_slow(fl_lock_t *lock, int32_t tid);
 
 static inline enum fl_locked fl_lock(fl_lock_t *lock) {
   int32_t tid = fl_tid(), expected = 0;
   /* acquire: pairs with the release in fl_unlock */
-  if (FL_LIKELY(atomic_compare_exchange_strong_explicit(lock, &expected, tid, memory_order_acquire, memory_order_relaxed)))
+  if (FL_LIKELY(
+          atomic_compare_exchange_strong_explicit(lock, &expected, tid, memory_order_acquire, memory_order_relaxed)))
     return FL_LOCKED;
   return fl_lock_slow(lock, tid);
 }
@@ -217,7 +218,8 @@ static inline void fl_unlock(fl_lock_t *lock) {
 
 struct fl_local *fl_local_of(const struct fl_conn *c);
 
-/* Begins to follow fd, which a successful connect or accept just gave. Replaces what the table held. `nonblock` as known. */
+/* Begins to follow fd, which a successful connect or accept just gave. Replaces what the table held. `nonblock` as
+ * known. */
 void fl_conn_open(int fd, bool nonblock);
 
 /* Another descriptor for the same connection (dup), or the end of one (close). The kernel call is the caller's. */
@@ -225,9 +227,9 @@ void fl_conn_share(struct fl_conn *c, int fd);
 void fl_conn_forget(int fd, bool closing);
 
 /*
- * Around every use of a connection that is not under one of its locks: in between the slot is not used again, and a mapping
- * that fl_conn_mapped showed stays, though the connection may be closed. Cheap, and may be nested. fl_conn_leave keeps
- * errno.
+ * Around every use of a connection that is not under one of its locks: in between the slot is not used again, and a
+ * mapping that fl_conn_mapped showed stays, though the connection may be closed. Cheap, and may be nested.
+ * fl_conn_leave keeps errno.
  */
 static inline void fl_conn_enter(struct fl_conn *c);
 void fl_conn_leave(struct fl_conn *c);
@@ -251,8 +253,8 @@ static inline void fl_conn_enter(struct fl_conn *c) {
   atomic_fetch_add_explicit(&fl_local_of(c)->users, 1, memory_order_seq_cst);
 }
 
-/* After fl_conn_enter, or with the set locked that holds an item of it: may the lanes be looked at? With one of the connection's
- * locks, and the descriptor checked, fl_conn_paired says the same. */
+/* After fl_conn_enter, or with the set locked that holds an item of it: may the lanes be looked at? With one of the
+ * connection's locks, and the descriptor checked, fl_conn_paired says the same. */
 static inline bool fl_conn_mapped(const struct fl_conn *c) {
   return fl_conn_paired(c) && atomic_load_explicit(&fl_local_of(c)->seg, memory_order_seq_cst) != NULL;
 }
@@ -260,8 +262,8 @@ static inline bool fl_conn_mapped(const struct fl_conn *c) {
 /* Holders across a fork. */
 void fl_conn_holder_add(struct fl_conn *c, int32_t pid);
 void fl_conn_holder_drop(struct fl_conn *c, int32_t pid);
-/* Drops holders that are dead, once it is clear that they left the counts right; true if only this process is left. A few
- * system calls per holder. */
+/* Drops holders that are dead, once it is clear that they left the counts right; true if only this process is left. A
+ * few system calls per holder. */
 bool fl_conn_holders_purge(struct fl_conn *c);
 /* The same, at most once per millisecond. */
 void fl_conn_holders_look(struct fl_conn *c);
@@ -272,13 +274,14 @@ void fl_conn_each(void (*f)(struct fl_conn *c, struct fl_local *l, void *arg), v
 /* Puts the receiving direction to NATIVE, or lets it watch if nothing forbids it. rx_lock held for the latter. */
 void fl_conn_native(struct fl_conn *c);
 void fl_conn_watch(struct fl_conn *c);
-/* To WATCHING, all conditions checked and all locks held; taken back if the connection stopped being usable meanwhile. */
+/* To WATCHING, all conditions checked and all locks held; taken back if the connection stopped being usable meanwhile.
+ */
 void fl_conn_watch_now(struct fl_conn *c);
 
 /* ---- pairing (pair.c) ---- */
 
-/* Counts a message of n bytes on a connection that is not paired, and takes the next step towards pairing when it is due.
- * Called without locks. Never blocks; errno is left alone. */
+/* Counts a message of n bytes on a connection that is not paired, and takes the next step towards pairing when it is
+ * due. Called without locks. Never blocks; errno is left alone. */
 void fl_pair_tick(struct fl_conn *c, int fd, size_t n);
 /* Do the hooks and the kernel agree on what has passed? Unsure: a call is under way, or the counts moved meanwhile. */
 enum fl_agree { FL_AGREE, FL_DIFFER, FL_UNSURE };
@@ -291,5 +294,6 @@ void fl_pair_abandon(struct fl_conn *c, struct fl_local *l);
 
 static inline void fl_count_add(struct fl_count *k, uint64_t bytes) {
   atomic_store_explicit(&k->bytes, atomic_load_explicit(&k->bytes, memory_order_relaxed) + bytes, memory_order_relaxed);
-  atomic_store_explicit(&k->messages, atomic_load_explicit(&k->messages, memory_order_relaxed) + 1, memory_order_relaxed);
+  atomic_store_explicit(&k->messages, atomic_load_explicit(&k->messages, memory_order_relaxed) + 1,
+                        memory_order_relaxed);
 }

@@ -15,10 +15,10 @@
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
-#define HOT_MAX 4096u         /* items that one wait looks at */
-#define KERNEL_ROUNDS 16u     /* while rings are busy, the kernel is asked at least every so many calls, */
+#define HOT_MAX 4096u          /* items that one wait looks at */
+#define KERNEL_ROUNDS 16u      /* while rings are busy, the kernel is asked at least every so many calls, */
 #define KERNEL_EVERY_NS 20000u /* and at least this often */
-#define WATCH_SETS 4          /* sets that one connection may be in and still watch */
+#define WATCH_SETS 4           /* sets that one connection may be in and still watch */
 #define NAP_NS 1000000u
 #define QUIET_WAKES 2u
 
@@ -28,11 +28,11 @@ struct fl_item {
   epoll_data_t data;
   struct fl_conn *conn;
   struct fl_epoll *set;
-  struct fl_item *next;  /* other registrations of the same connection: under the connection's reg_lock */
-  uint32_t hot;       /* 1 + index in the hot list, 0 if not there */
-  uint32_t active;    /* the set's `wakes` when its ring last had something */
-  uint64_t seen;      /* edge-triggered: the head last reported */
-  bool kicked;        /* see kick() */
+  struct fl_item *next; /* other registrations of the same connection: under the connection's reg_lock */
+  uint32_t hot;         /* 1 + index in the hot list, 0 if not there */
+  uint32_t active;      /* the set's `wakes` when its ring last had something */
+  uint64_t seen;        /* edge-triggered: the head last reported */
+  bool kicked;          /* see kick() */
   UT_hash_handle hh;
 };
 
@@ -41,23 +41,24 @@ struct fl_epoll {
   _Atomic int32_t nfds;
   _Atomic int32_t sleepers; /* threads natively asleep in it; changed under lock, read under lock */
   _Atomic bool native;      /* nested or polled: no item may be hot */
-  struct fl_item *items;       /* hash by fd */
+  struct fl_item *items;    /* hash by fd */
   struct fl_item **hot;
   _Atomic uint32_t nhot;
   uint32_t hot_size;
   uint32_t rounds, turn;
-  uint32_t wakes;           /* native sleeps that ended */
-  uint64_t kernel_at;       /* fl_now() of the last look at the kernel */
-  uint32_t kicked;          /* items that are */
+  uint32_t wakes;     /* native sleeps that ended */
+  uint64_t kernel_at; /* fl_now() of the last look at the kernel */
+  uint32_t kicked;    /* items that are */
   bool fork_locked;
-  int fd;                   /* some descriptor of it */
+  int fd; /* some descriptor of it */
   struct fl_wait_hist hist;
-  struct fl_epoll *next;    /* all sets of the process, or all free ones */
+  struct fl_epoll *next; /* all sets of the process, or all free ones */
 };
 
 static fl_lock_t sets_lock;
 static bool fork_locked;
-static struct fl_epoll *sets, *free_sets; /* a set is never given back to malloc: its lock may be looked at by a late thread */
+static struct fl_epoll *sets,
+    *free_sets; /* a set is never given back to malloc: its lock may be looked at by a late thread */
 
 /* ---- life of a set ---- */
 
@@ -182,9 +183,9 @@ void fl_epoll_forget(struct fl_epoll *set, int epfd) {
 static bool wants_in(const struct fl_item *it) { return it->events & (EPOLLIN | EPOLLRDNORM); }
 
 /*
- * A registration appears, or is changed to want input, while the ring holds bytes and another thread sleeps in the set: the
- * kernel knows nothing of those bytes and would let it sleep. Ask the kernel for writability as well, which wakes it; it puts
- * the registration right and reports what is true (unkick). Set locked.
+ * A registration appears, or is changed to want input, while the ring holds bytes and another thread sleeps in the set:
+ * the kernel knows nothing of those bytes and would let it sleep. Ask the kernel for writability as well, which wakes
+ * it; it puts the registration right and reports what is true (unkick). Set locked.
  */
 static void kick(struct fl_epoll *s, int epfd, struct fl_item *it) {
   struct epoll_event e = {.events = it->events | EPOLLOUT, .data = it->data};
@@ -280,7 +281,8 @@ void fl_epoll_note(struct fl_epoll *set, int epfd, int op, int fd, const struct 
   }
   struct fl_item *it = item_find(set, fd);
   if (it && (op == EPOLL_CTL_DEL || it->conn != c)) {
-    if (it->conn != c) /* the number came back while a dup keeps the old registration alive, which cannot be deleted any more */
+    if (it->conn !=
+        c) /* the number came back while a dup keeps the old registration alive, which cannot be deleted any more */
       fl_conn_pin(it->conn, FL_WHY_NESTED);
     item_delete(it);
     it = NULL;
@@ -355,15 +357,16 @@ void fl_epoll_watch(struct fl_conn *c, struct fl_local *l) {
     bool again = false;
     for (int i = 0; i < n; i++)
       again |= locked[i]->set == s;
-    if (n == WATCH_SETS ||
-        (!again && !atomic_compare_exchange_strong_explicit(&s->lock, &none, fl_tid(), memory_order_acquire, memory_order_relaxed))) {
+    if (n == WATCH_SETS || (!again && !atomic_compare_exchange_strong_explicit(
+                                          &s->lock, &none, fl_tid(), memory_order_acquire, memory_order_relaxed))) {
       may = false;
       break;
     }
     if (!again)
       locked[n++] = it;
-    may = atomic_load_explicit(&s->sleepers, memory_order_relaxed) == 0 && !atomic_load_explicit(&s->native, memory_order_relaxed) &&
-          !(it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) && heat(it);
+    may = atomic_load_explicit(&s->sleepers, memory_order_relaxed) == 0 &&
+          !atomic_load_explicit(&s->native, memory_order_relaxed) && !(it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) &&
+          heat(it);
   }
   if (may)
     fl_conn_watch_now(c);
@@ -385,7 +388,8 @@ static int collect(struct fl_epoll *s, int epfd, struct epoll_event *events, int
     if (!wants_in(it) || !fl_rx_ready(it->conn, it->events & EPOLLET ? &it->seen : NULL))
       continue;
     uint32_t mask = it->events & (EPOLLIN | EPOLLRDNORM);
-    if ((it->events & EPOLLET) && (it->events & EPOLLOUT) && !atomic_load_explicit(&it->conn->tx_busy, memory_order_relaxed))
+    if ((it->events & EPOLLET) && (it->events & EPOLLOUT) &&
+        !atomic_load_explicit(&it->conn->tx_busy, memory_order_relaxed))
       mask |= EPOLLOUT; /* an edge reports all that is ready; the kernel's part is merged where it was asked */
     it->active = s->wakes;
     events[n++] = (struct epoll_event){.events = mask, .data = it->data};
@@ -434,7 +438,8 @@ static bool any_hot(struct fl_epoll *s) {
   return false;
 }
 
-/* Does some hot peer say that bytes are, or will be, on the kernel lane? Then the kernel is asked before anything else. */
+/* Does some hot peer say that bytes are, or will be, on the kernel lane? Then the kernel is asked before anything else.
+ */
 static bool kernel_busy(struct fl_epoll *s) {
   for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
     if (fl_conn_mapped(s->hot[i]->conn) && !fl_rx_quiet(s->hot[i]->conn))
@@ -457,7 +462,8 @@ static int peers_cpu(struct fl_epoll *s) {
 enum spun { SPUN_RING, SPUN_KERNEL, SPUN_NOTHING, SPUN_SIGNAL };
 
 /* Waits a little with the set locked (the hot list must hold still; who else wants it waits as long). */
-static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signals, struct epoll_event *events, int max, int *n) {
+static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signals, struct epoll_event *events, int max,
+                      int *n) {
   struct fl_wait w;
   enum spun r = SPUN_NOTHING;
 
@@ -498,9 +504,9 @@ static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signal
 enum sleep { SLEEP_LONG, SLEEP_SHORT, SLEEP_NOT };
 
 /*
- * Turns every hot item NATIVE before a sleep. Not to sleep: one has news. To sleep for a short time only: the ring bytes
- * of one come after kernel bytes that are still on their way. Those wake this thread, but another one may take them.
- * Set locked.
+ * Turns every hot item NATIVE before a sleep. Not to sleep: one has news. To sleep for a short time only: the ring
+ * bytes of one come after kernel bytes that are still on their way. Those wake this thread, but another one may take
+ * them. Set locked.
  */
 static enum sleep all_native(struct fl_epoll *s) {
   enum sleep r = SLEEP_LONG;
@@ -525,8 +531,9 @@ static enum sleep all_native(struct fl_epoll *s) {
 static uint64_t left_ns(const struct timespec *timeout, uint64_t begin) {
   if (!timeout)
     return UINT64_MAX;
-  uint64_t all = (uint64_t)timeout->tv_sec > 1u << 30 ? UINT64_MAX / 4
-                                                       : (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec;
+  uint64_t all = (uint64_t)timeout->tv_sec > 1u << 30
+                     ? UINT64_MAX / 4
+                     : (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec;
   uint64_t gone = begin ? fl_ticks_to_ns(fl_now() - begin) : 0;
   return gone < all ? all - gone : 0;
 }
@@ -549,8 +556,9 @@ struct sleeping {
 };
 
 /*
- * This thread is awake and will be back: the connections that were busy before it slept watch their rings again at once,
- * instead of each after a message through the kernel. Those that were quiet for two sleeps leave the list. Set locked.
+ * This thread is awake and will be back: the connections that were busy before it slept watch their rings again at
+ * once, instead of each after a message through the kernel. Those that were quiet for two sleeps leave the list. Set
+ * locked.
  */
 static void rewatch(struct fl_epoll *s) {
   s->wakes++;
@@ -567,7 +575,8 @@ static void rewatch(struct fl_epoll *s) {
       continue;
     if ((it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) || atomic_load_explicit(&s->native, memory_order_relaxed) ||
         /* acquire: pairs with fl_unlock */
-        !atomic_compare_exchange_strong_explicit(&c->rx_lock, &none, fl_tid(), memory_order_acquire, memory_order_relaxed))
+        !atomic_compare_exchange_strong_explicit(&c->rx_lock, &none, fl_tid(), memory_order_acquire,
+                                                 memory_order_relaxed))
       continue;
     if (fl_lock(&l->reg_lock) == FL_LOCKED) {
       /* only with one registration: the locks of other sets are not held here */
@@ -595,7 +604,8 @@ static void wake(struct sleeping *z) {
 }
 
 /* Set locked on entry, released on return. */
-static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, uint64_t ns, const sigset_t *mask) {
+static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, uint64_t ns,
+                        const sigset_t *mask) {
   fl_unlock(&s->lock);
   struct sleeping z __attribute__((cleanup(wake))) = {s, epfd, events, 0};
   z.n = wait_native(epfd, events, max, ns, mask);
@@ -606,7 +616,8 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
                   const sigset_t *mask) {
   uint64_t begin = timeout && (timeout->tv_sec || timeout->tv_nsec) ? fl_now() : 0;
   bool spun = mask != NULL;
-  uint32_t signals = fl_signals_any(); /* a handler that runs from here on interrupts the wait, as it would in the kernel */
+  uint32_t signals =
+      fl_signals_any(); /* a handler that runs from here on interrupts the wait, as it would in the kernel */
   int n = 0;
 
   fl_process_check();
@@ -618,7 +629,8 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       return wait_native(epfd, events, max, left_ns(timeout, begin), mask);
     }
     if (atomic_load_explicit(&s->nhot, memory_order_relaxed)) {
-      /* busy rings must not starve the rest: now and then the kernel is asked too, and there is room for what it says */
+      /* busy rings must not starve the rest: now and then the kernel is asked too, and there is room for what it says
+       */
       bool ask = ++s->rounds % KERNEL_ROUNDS == 0 || fl_now() - s->kernel_at > fl_ns_to_ticks(KERNEL_EVERY_NS);
       int room = ask && max > 1 ? max - (max + 3) / 4 : max;
       if (ask) {
@@ -638,17 +650,13 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
         uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
         spun = true;
         switch (spin(s, epfd, ns < budget ? ns : budget, signals, events, max, &n)) {
-        case SPUN_RING:
-          continue;
-        case SPUN_KERNEL:
-          fl_unlock(&s->lock);
-          return n;
+        case SPUN_RING: continue;
+        case SPUN_KERNEL: fl_unlock(&s->lock); return n;
         case SPUN_SIGNAL:
           fl_unlock(&s->lock);
           errno = EINTR;
           return -1;
-        case SPUN_NOTHING:
-          break;
+        case SPUN_NOTHING: break;
         }
       }
     }

@@ -2,9 +2,10 @@
 /*
  * preload/epoll.h - epoll sets of this process that hold followed connections.
  *
- * The kernel's epoll stays the truth for everything that sleeps. On top of it a set has a list of *hot* items: registrations
- * whose connection watches its ring. epoll_wait looks at these first, then spins, and turns all of them NATIVE before it
- * sleeps. A connection may be WATCHING only while no thread sleeps natively in a set that holds it (fl_epoll_may_watch).
+ * The kernel's epoll stays the truth for everything that sleeps. On top of it a set has a list of *hot* items:
+ * registrations whose connection watches its ring. epoll_wait looks at these first, then spins, and turns all of them
+ * NATIVE before it sleeps. A connection may be WATCHING only while no thread sleeps natively in a set that holds it
+ * (fl_epoll_may_watch).
  */
 #pragma once
 
@@ -29,9 +30,9 @@ void fl_epoll_note(struct fl_epoll *set, int epfd, int op, int fd, const struct 
 void fl_epoll_conn_gone(struct fl_conn *c, struct fl_local *l);
 
 /*
- * Lets c watch its ring, unless a thread sleeps natively in a set that holds it, or it is nonblocking and nobody is known to
- * wait for it through us. The sets are locked (tried, not waited for) around the change, so that no thread goes to sleep
- * between the look and the change. Called with rx_lock held.
+ * Lets c watch its ring, unless a thread sleeps natively in a set that holds it, or it is nonblocking and nobody is
+ * known to wait for it through us. The sets are locked (tried, not waited for) around the change, so that no thread
+ * goes to sleep between the look and the change. Called with rx_lock held.
  */
 void fl_epoll_watch(struct fl_conn *c, struct fl_local *l);
 

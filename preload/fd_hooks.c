@@ -128,7 +128,7 @@ FL_EXPORT int dup(int fd) {
 
 /* What `new` was is closed by the kernel in the same step: what its ring holds must be dealt with before. */
 static void replaced(int old, int new) {
-  if (old != new && fl_entry(new) && fl_sys_fcntl(old, F_GETFD, 0) >= 0) {
+  if (old != new &&fl_entry(new) && fl_sys_fcntl(old, F_GETFD, 0) >= 0) {
     int saved = errno;
     fl_conn_forget(new, true);
     errno = saved;
@@ -339,7 +339,8 @@ FL_EXPORT int ioctl(int fd, unsigned long request, ...) {
       *(int *)arg += (int)fl_rx_pending(&c->rx);
     fl_unlock(&c->rx_lock);
   }
-  /* TIOCOUTQ stays the kernel's: on loopback TCP what has reached the other end is acknowledged, and not counted there */
+  /* TIOCOUTQ stays the kernel's: on loopback TCP what has reached the other end is acknowledged, and not counted there
+   */
   return r;
 }
 
@@ -349,8 +350,7 @@ static bool option_pins(int level, int name, const void *value, socklen_t len) {
 
   if (level == SOL_SOCKET)
     switch (name) {
-    case SO_RCVLOWAT:
-      return v > 1;
+    case SO_RCVLOWAT: return v > 1;
     case SO_ZEROCOPY:
     case SO_TIMESTAMP:
     case SO_TIMESTAMPNS:
@@ -358,18 +358,14 @@ static bool option_pins(int level, int name, const void *value, socklen_t len) {
     case SO_TIMESTAMP_NEW:
     case SO_TIMESTAMPNS_NEW:
     case SO_TIMESTAMPING_NEW:
-    case SO_OOBINLINE:
-      return v != 0;
-    case SO_PEEK_OFF:
-      return v >= 0;
+    case SO_OOBINLINE: return v != 0;
+    case SO_PEEK_OFF: return v >= 0;
     }
   if (level == IPPROTO_TCP)
     switch (name) {
-    case TCP_ULP:
-      return true;
+    case TCP_ULP: return true;
     case TCP_REPAIR:
-    case TCP_INQ:
-      return v != 0;
+    case TCP_INQ: return v != 0;
     }
   return false;
 }
@@ -394,7 +390,8 @@ FL_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen
     return r;
   if (option_pins(level, name, value, len))
     fl_conn_pin(c, FL_WHY_OPTION);
-  if (level == SOL_SOCKET && (name == SO_RCVTIMEO || name == SO_SNDTIMEO)) /* never taken back: costs an EINTR at most */
+  if (level == SOL_SOCKET &&
+      (name == SO_RCVTIMEO || name == SO_SNDTIMEO)) /* never taken back: costs an EINTR at most */
     atomic_fetch_or_explicit(&c->timed, name == SO_RCVTIMEO ? FL_TIMED_RX : FL_TIMED_TX, memory_order_relaxed);
   return r;
 }

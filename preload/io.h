@@ -16,22 +16,22 @@ struct fl_io {
   ssize_t (*native)(int fd, const struct fl_io *io); /* makes the application's own call; a cancellation point */
   const struct iovec *iov;
   int iovcnt;
-  size_t len; /* sum of the iovecs */
-  int flags;  /* MSG_* */
-  struct msghdr *msg;     /* of recvmsg and sendmsg, else NULL */
-  struct sockaddr *addr;  /* of recvfrom, else NULL */
+  size_t len;            /* sum of the iovecs */
+  int flags;             /* MSG_* */
+  struct msghdr *msg;    /* of recvmsg and sendmsg, else NULL */
+  struct sockaddr *addr; /* of recvfrom, else NULL */
   socklen_t *addrlen;
   const struct sockaddr *to; /* of sendto */
   socklen_t tolen;
-  size_t limit;           /* size of the buffer for the fortified calls */
-  bool plain;             /* read, readv, write, writev: a length of 0 returns 0 at once */
+  size_t limit; /* size of the buffer for the fortified calls */
+  bool plain;   /* read, readv, write, writev: a length of 0 returns 0 at once */
 };
 
 ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io);
 ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io);
 
-/* Sends n bytes that lie in a file (sendfile). Returns false if the kernel is to do it: the caller then makes the native
- * call between fl_send_begin and fl_send_end. */
+/* Sends n bytes that lie in a file (sendfile). Returns false if the kernel is to do it: the caller then makes the
+ * native call between fl_send_begin and fl_send_end. */
 bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ssize_t *result);
 
 /* A native call that sends: between them the ring is not used for sending. `hint` bytes may be sent at most. */
@@ -40,9 +40,9 @@ void fl_send_enter(struct fl_conn *c, size_t hint); /* the same, from anywhere *
 void fl_send_end(struct fl_conn *c, ssize_t sent);
 
 /*
- * Readiness for poll, select and epoll. fl_rx_ready: are ring bytes next in the stream (so that a read would not block)?
- * `seen` (for edge-triggered waiters; else NULL) is the head last reported: only newer bytes count, and *seen is advanced
- * when they do.
+ * Readiness for poll, select and epoll. fl_rx_ready: are ring bytes next in the stream (so that a read would not
+ * block)? `seen` (for edge-triggered waiters; else NULL) is the head last reported: only newer bytes count, and *seen
+ * is advanced when they do.
  */
 bool fl_rx_ready(struct fl_conn *c, uint64_t *seen);
 

@@ -21,7 +21,9 @@ static ssize_t native_recviov(int fd, const struct fl_io *io) {
   struct msghdr msg = {.msg_iov = (struct iovec *)io->iov, .msg_iovlen = (size_t)io->iovcnt};
   return REAL(recvmsg)(fd, &msg, io->flags);
 }
-static ssize_t native_recv(int fd, const struct fl_io *io) { return REAL(recv)(fd, io->iov->iov_base, io->len, io->flags); }
+static ssize_t native_recv(int fd, const struct fl_io *io) {
+  return REAL(recv)(fd, io->iov->iov_base, io->len, io->flags);
+}
 static ssize_t native_recvfrom(int fd, const struct fl_io *io) {
   return REAL(recvfrom)(fd, io->iov->iov_base, io->len, io->flags, io->addr, io->addrlen);
 }
@@ -60,8 +62,12 @@ FL_EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int cnt, off_t offset
   if (FL_UNLIKELY(c != NULL) && offset == -1) {
     ssize_t len;
     if ((flags == 0 || flags == RWF_NOWAIT) && (len = fl_iov_len(iov, cnt)) >= 0) {
-      struct fl_io io = {.native = flags ? native_recviov : native_readv, .iov = iov, .iovcnt = cnt, .len = (size_t)len,
-                         .flags = flags ? MSG_DONTWAIT : 0, .plain = true};
+      struct fl_io io = {.native = flags ? native_recviov : native_readv,
+                         .iov = iov,
+                         .iovcnt = cnt,
+                         .len = (size_t)len,
+                         .flags = flags ? MSG_DONTWAIT : 0,
+                         .plain = true};
       return fl_recv(c, fd, &io);
     }
     fl_conn_pin(c, FL_WHY_OPTION);
@@ -92,13 +98,13 @@ FL_EXPORT ssize_t recvfrom(int fd, void *restrict buf, size_t n, int flags, stru
   if (FL_LIKELY(!c) || !fl_addr_plausible(buf, flags & MSG_TRUNC ? 0 : n))
     return REAL(recvfrom)(fd, buf, n, flags, addr, addrlen);
   struct iovec iov = {buf, n};
-  struct fl_io io = {.native = native_recvfrom, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags, .addr = addr,
-                     .addrlen = addrlen};
+  struct fl_io io = {
+      .native = native_recvfrom, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags, .addr = addr, .addrlen = addrlen};
   return fl_recv(c, fd, &io);
 }
 
-FL_EXPORT ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t n, size_t size, int flags, struct sockaddr *restrict addr,
-                                 socklen_t *restrict addrlen) {
+FL_EXPORT ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t n, size_t size, int flags,
+                                 struct sockaddr *restrict addr, socklen_t *restrict addrlen) {
   if (FL_LIKELY(!fl_conn_of(fd)) || n > size)
     return REAL(__recvfrom_chk)(fd, buf, n, size, flags, addr, addrlen);
   return recvfrom(fd, buf, n, flags, addr, addrlen);
@@ -111,8 +117,12 @@ FL_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags) {
   if (FL_LIKELY(!c) || !fl_addr_plausible(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
       (len = fl_iov_len(msg->msg_iov, (int)msg->msg_iovlen)) < 0)
     return REAL(recvmsg)(fd, msg, flags);
-  struct fl_io io = {.native = native_recvmsg, .iov = msg->msg_iov, .iovcnt = (int)msg->msg_iovlen, .len = (size_t)len,
-                     .flags = flags, .msg = msg};
+  struct fl_io io = {.native = native_recvmsg,
+                     .iov = msg->msg_iov,
+                     .iovcnt = (int)msg->msg_iovlen,
+                     .len = (size_t)len,
+                     .flags = flags,
+                     .msg = msg};
   return fl_recv(c, fd, &io);
 }
 
@@ -124,7 +134,8 @@ FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struc
   if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_plausible(vec, n * sizeof *vec) ||
       (timeout && !fl_addr_plausible(timeout, sizeof *timeout)))
     return REAL(recvmmsg)(fd, vec, n, flags, timeout);
-  uint64_t begin = fl_now(), limit = timeout ? (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec : UINT64_MAX;
+  uint64_t begin = fl_now(),
+           limit = timeout ? (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec : UINT64_MAX;
   while (done < n) {
     ssize_t got = recvmsg(fd, &vec[done].msg_hdr, flags & ~MSG_WAITFORONE);
     if (got < 0)
@@ -148,7 +159,9 @@ FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struc
 
 static ssize_t native_write(int fd, const struct fl_io *io) { return REAL(write)(fd, io->iov->iov_base, io->len); }
 static ssize_t native_writev(int fd, const struct fl_io *io) { return REAL(writev)(fd, io->iov, io->iovcnt); }
-static ssize_t native_send(int fd, const struct fl_io *io) { return REAL(send)(fd, io->iov->iov_base, io->len, io->flags); }
+static ssize_t native_send(int fd, const struct fl_io *io) {
+  return REAL(send)(fd, io->iov->iov_base, io->len, io->flags);
+}
 static ssize_t native_sendto(int fd, const struct fl_io *io) {
   return REAL(sendto)(fd, io->iov->iov_base, io->len, io->flags, io->to, io->tolen);
 }
@@ -201,7 +214,8 @@ FL_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const str
   if (FL_LIKELY(!c) || !fl_addr_plausible(buf, n))
     return REAL(sendto)(fd, buf, n, flags, to, tolen);
   struct iovec iov = {(void *)buf, n};
-  struct fl_io io = {.native = native_sendto, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags, .to = to, .tolen = tolen};
+  struct fl_io io = {
+      .native = native_sendto, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags, .to = to, .tolen = tolen};
   return fl_send(c, fd, &io);
 }
 
@@ -234,8 +248,12 @@ FL_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags) {
   if (FL_LIKELY(!c) || !fl_addr_plausible(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
       (len = fl_iov_len(msg->msg_iov, (int)msg->msg_iovlen)) < 0)
     return REAL(sendmsg)(fd, msg, flags);
-  struct fl_io io = {.native = native_sendmsg, .iov = msg->msg_iov, .iovcnt = (int)msg->msg_iovlen, .len = (size_t)len,
-                     .flags = flags, .msg = (struct msghdr *)msg};
+  struct fl_io io = {.native = native_sendmsg,
+                     .iov = msg->msg_iov,
+                     .iovcnt = (int)msg->msg_iovlen,
+                     .len = (size_t)len,
+                     .flags = flags,
+                     .msg = (struct msghdr *)msg};
   return fl_send(c, fd, &io);
 }
 
@@ -306,8 +324,8 @@ FL_EXPORT ssize_t sendfile64(int out, int in, off64_t *offset, size_t n) {
 #endif
 
 /*
- * splice moves bytes inside the kernel. Into a connection: a native send. Out of one: the connection is pinned; bytes that
- * are left in the ring come first and are written to the pipe here.
+ * splice moves bytes inside the kernel. Into a connection: a native send. Out of one: the connection is pinned; bytes
+ * that are left in the ring come first and are written to the pipe here.
  */
 FL_EXPORT ssize_t splice(int in, off64_t *in_off, int out, off64_t *out_off, size_t n, unsigned flags) {
   struct fl_conn *from = fl_conn_of(in), *to = fl_conn_of(out);

@@ -26,7 +26,7 @@ struct fl_options {
   unsigned nports;
   uint32_t spin_us;
   bool spin_fixed; /* given as a number: not to be adapted */
-  uint32_t ring; /* bytes */
+  uint32_t ring;   /* bytes */
   int log_level;
   char log_file[256];
   int tramp;
@@ -35,8 +35,8 @@ struct fl_options {
 
 /* In the order of options.def. */
 struct fl_option {
-  const char *name;  /* "spin_us" */
-  const char *env;   /* "FASTLOCAL_SPIN_US" */
+  const char *name; /* "spin_us" */
+  const char *env;  /* "FASTLOCAL_SPIN_US" */
   const char *preset;
   const char *values;
   const char *help;
@@ -46,12 +46,13 @@ extern const unsigned fl_option_count;
 
 extern struct fl_options fl_options;
 
-/* Sets option i of o from text; 0, or -1 and a message in err. Used by the library and by the command. No allocation. */
+/* Sets option i of o from text; 0, or -1 and a message in err. Used by the library and by the command. No allocation.
+ */
 int fl_option_set(struct fl_options *o, unsigned i, const char *text, char *err, size_t errsize);
 
 /*
- * Fills fl_options with presets and the environment. Returns 0, or -1 with a message about the first bad value in err: the
- * library then passes everything through. Values are read with getenv semantics from environ; secure-execution
+ * Fills fl_options with presets and the environment. Returns 0, or -1 with a message about the first bad value in err:
+ * the library then passes everything through. Values are read with getenv semantics from environ; secure-execution
  * programs (AT_SECURE) ignore the variables that name files.
  */
 int fl_options_load(char *err, size_t errsize);

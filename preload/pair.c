@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * preload/pair.c - from a young connection to a paired one: when to look for the other end, whether the counts agree with
- * the kernel's, and what to do when it does not answer.
+ * preload/pair.c - from a young connection to a paired one: when to look for the other end, whether the counts agree
+ * with the kernel's, and what to do when it does not answer.
  *
- * A connection that carried few messages costs a counter. After FIRST_OPS messages or FIRST_BYTES bytes each end takes the
- * first step of the rendezvous. The end that has to wait looks again with its next messages, then at intervals that
- * double, and gives up after about a fifth of a second (the reader of a stream may be megabytes behind); it begins anew a
- * few times, ever later. All of that happens inside calls that the application makes anyway.
+ * A connection that carried few messages costs a counter. After FIRST_OPS messages or FIRST_BYTES bytes each end takes
+ * the first step of the rendezvous. The end that has to wait looks again with its next messages, then at intervals that
+ * double, and gives up after about a fifth of a second (the reader of a stream may be megabytes behind); it begins anew
+ * a few times, ever later. All of that happens inside calls that the application makes anyway.
  */
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -22,11 +22,12 @@
 
 #define FIRST_OPS 8u
 #define FIRST_BYTES (48u << 10)
-#define QUICK_LOOKS 8u    /* looks with every message */
-#define LOOKS 20u         /* looks at one rendezvous before it is given up */
+#define QUICK_LOOKS 8u /* looks with every message */
+#define LOOKS 20u      /* looks at one rendezvous before it is given up */
 #define FIRST_WAIT_NS 50000u
-#define STARTS 4u         /* rendezvous of one connection */
-#define RESTART_NS 100000000u /* the second one so long after the first was given up, the third four times as long, ... */
+#define STARTS 4u /* rendezvous of one connection */
+#define RESTART_NS \
+  100000000u /* the second one so long after the first was given up, the third four times as long, ... */
 #define SILENT_NS 1000000000u
 #define LISTENERS_MAX 256 /* rendezvous open at once in this process */
 
@@ -40,9 +41,9 @@ static void settle(struct fl_conn *c, struct fl_local *l, enum fl_reason why) {
 }
 
 /*
- * The private descriptors of a rendezvous are marked in the table, so that the application can neither close them nor see
- * them mistaken for its own. The mark is taken off before the registry is called, which may close or replace them: while a
- * number is marked no other thread can have been given it.
+ * The private descriptors of a rendezvous are marked in the table, so that the application can neither close them nor
+ * see them mistaken for its own. The mark is taken off before the registry is called, which may close or replace them:
+ * while a number is marked no other thread can have been given it.
  */
 static void mark(struct fl_rdv *r) {
   fl_fds_set(r->fd, FL_TAG_PRIVATE);
@@ -86,8 +87,9 @@ struct kernel_counts {
 };
 
 /*
- * What the kernel says has passed. All of what was sent is in one snapshot of TCP_INFO; what was received and not yet read
- * has to be asked for separately, before and after. False if it moved while we looked, or cannot say (Linux before 4.19).
+ * What the kernel says has passed. All of what was sent is in one snapshot of TCP_INFO; what was received and not yet
+ * read has to be asked for separately, before and after. False if it moved while we looked, or cannot say (Linux
+ * before 4.19).
  */
 static bool kernel_counts(int fd, struct kernel_counts *k) {
   /* offsets in linux/tcp.h's struct tcp_info, which reaches further than libc's */
@@ -118,21 +120,25 @@ static bool kernel_counts(int fd, struct kernel_counts *k) {
 enum fl_agree fl_pair_counts(struct fl_conn *c, int fd) {
   struct kernel_counts k;
 
-  if (atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) || atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst))
+  if (atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) ||
+      atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst))
     return FL_UNSURE;
-  uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_acquire), krx = atomic_load_explicit(&c->krx, memory_order_acquire);
+  uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_acquire),
+           krx = atomic_load_explicit(&c->krx, memory_order_acquire);
   if (!kernel_counts(fd, &k))
     return FL_UNSURE;
-  if (ktx != atomic_load_explicit(&c->ktx, memory_order_seq_cst) || krx != atomic_load_explicit(&c->krx, memory_order_seq_cst) ||
-      atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) || atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst))
+  if (ktx != atomic_load_explicit(&c->ktx, memory_order_seq_cst) ||
+      krx != atomic_load_explicit(&c->krx, memory_order_seq_cst) ||
+      atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) ||
+      atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst))
     return FL_UNSURE;
   return k.sent == ktx && k.received == krx ? FL_AGREE : FL_DIFFER;
 }
 
 /* ---- steps ---- */
 
-/* From now on small kernel-lane writes stand between ring writes: no Nagle, no cork. The application's values stay visible
- * to it (sockopt.c). */
+/* From now on small kernel-lane writes stand between ring writes: no Nagle, no cork. The application's values stay
+ * visible to it (sockopt.c). */
 static void virtual_options(struct fl_conn *c, int fd) {
   int nodelay = 0, cork = 0, one = 1, zero = 0;
   socklen_t len = sizeof nodelay;
@@ -153,7 +159,7 @@ static void inherited_options(struct fl_conn *c, int fd) {
   static const struct {
     int level, name, from; /* pins if the value is at least `from` */
   } pins[] = {
-      {SOL_SOCKET, SO_RCVLOWAT, 2},    {SOL_SOCKET, SO_TIMESTAMP, 1}, {SOL_SOCKET, SO_TIMESTAMPNS, 1},
+      {SOL_SOCKET, SO_RCVLOWAT, 2},     {SOL_SOCKET, SO_TIMESTAMP, 1}, {SOL_SOCKET, SO_TIMESTAMPNS, 1},
       {SOL_SOCKET, SO_TIMESTAMPING, 1}, {SOL_SOCKET, SO_OOBINLINE, 1}, {SOL_SOCKET, SO_ZEROCOPY, 1},
       {SOL_SOCKET, SO_PEEK_OFF, 0},     {IPPROTO_TCP, TCP_INQ, 1},
   };
@@ -209,9 +215,7 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
     rdv_closed(l);
     /* The peer may be using its half already; a lane whose receiver stays NATIVE is the kernel's. */
     switch (fl_pair_counts(c, fd)) {
-    case FL_AGREE:
-      install(c, l, fd, p);
-      return;
+    case FL_AGREE: install(c, l, fd, p); return;
     case FL_UNSURE:
       l->parked = *p;
       l->has_parked = true;
@@ -247,12 +251,8 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
     else
       later(l, (uint64_t)FIRST_WAIT_NS << (l->starts / 2));
     return;
-  case FL_RDV_REMOTE:
-    settle(c, l, FL_WHY_REMOTE);
-    return;
-  case FL_RDV_REFUSED:
-    settle(c, l, FL_WHY_REFUSED);
-    return;
+  case FL_RDV_REMOTE: settle(c, l, FL_WHY_REMOTE); return;
+  case FL_RDV_REFUSED: settle(c, l, FL_WHY_REFUSED); return;
   case FL_RDV_ERROR:
     fl_log(FL_LOG_WARN, "connection %u: rendezvous failed, errno %d", fl_arena_index(c), l->rdv.error);
     settle(c, l, FL_WHY_ERROR);
@@ -260,12 +260,12 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
   }
 }
 
-/* High enough not to disturb the numbers that the application gets, low enough not to make the kernel grow its table. */
-static int base_fd(int fd) {
-  return fd < 40 ? 48 : ((fd + 128) & ~127) + 64;
-}
+/* High enough not to disturb the numbers that the application gets, low enough not to make the kernel grow its table.
+ */
+static int base_fd(int fd) { return fd < 40 ? 48 : ((fd + 128) & ~127) + 64; }
 
-/* A connection that fell silent while it was looking keeps its rendezvous until its next call. Others may need the place. */
+/* A connection that fell silent while it was looking keeps its rendezvous until its next call. Others may need the
+ * place. */
 static void evict(struct fl_conn *c, struct fl_local *l, void *arg) {
   uint64_t now = *(uint64_t *)arg;
   int32_t none = 0, me = fl_tid();

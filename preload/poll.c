@@ -3,9 +3,9 @@
  * preload/poll.c - poll, ppoll, select and pselect. The kernel's answer is the truth for everything but the input of
  * paired connections, to which the rings add.
  *
- * A call that names no followed connection goes straight to the kernel. Otherwise: look at the rings; if one has bytes, ask the
- * kernel with a zero timeout and merge; else spin a little; else count as a sleeper of each connection, turn each NATIVE,
- * and sleep in the application's own call.
+ * A call that names no followed connection goes straight to the kernel. Otherwise: look at the rings; if one has bytes,
+ * ask the kernel with a zero timeout and merge; else spin a little; else count as a sleeper of each connection, turn
+ * each NATIVE, and sleep in the application's own call.
  */
 #include <errno.h>
 #include <string.h>
@@ -74,7 +74,7 @@ static int merge(struct pollfd *fds, nfds_t n) {
   for (nfds_t i = 0; i < n; i++) {
     struct fl_conn *c;
     if ((fds[i].events & IN_EVENTS) && (c = fl_conn_of(fds[i].fd)) && fl_rx_ready(c, NULL))
-      fds[i].revents |= fds[i].events & IN_EVENTS;
+      fds[i].revents = (short)(fds[i].revents | (fds[i].events & IN_EVENTS));
     count += fds[i].revents != 0;
   }
   return count;
@@ -95,7 +95,8 @@ static int poll_look(const void *what) {
 enum spun { SPUN_READY, SPUN_NOTHING, SPUN_SIGNAL };
 
 /* look(what) asks the kernel with a zero timeout: non-zero if it has something, which ends the spin. */
-static enum spun spin(const struct waiters *ws, int (*look)(const void *what), const void *what, uint64_t ns, uint32_t signals) {
+static enum spun spin(const struct waiters *ws, int (*look)(const void *what), const void *what, uint64_t ns,
+                      uint32_t signals) {
   static struct fl_wait_hist shared; /* hints only */
   struct fl_wait w;
   enum spun r = SPUN_NOTHING;
@@ -149,8 +150,9 @@ static void unsleep(struct waiters *w) {
 
 enum sleep { SLEEP_LONG, SLEEP_SHORT, SLEEP_NOT };
 
-/* Counts as a sleeper of every one and turns it NATIVE. Not to sleep, and nothing counted, if one has bytes in its ring; for a
- * short time if those come after kernel bytes on their way, which wake this thread unless another takes them. */
+/* Counts as a sleeper of every one and turns it NATIVE. Not to sleep, and nothing counted, if one has bytes in its
+ * ring; for a short time if those come after kernel bytes on their way, which wake this thread unless another takes
+ * them. */
 static enum sleep sleeping(struct waiters *all, struct waiters *counted) {
   enum sleep r = SLEEP_LONG;
 
@@ -202,7 +204,8 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
     }
   }
   const struct polled what = {fds, n};
-  uint32_t signals = fl_signals_any(); /* a handler that runs from here on interrupts the wait, as it would in the kernel */
+  uint32_t signals =
+      fl_signals_any(); /* a handler that runs from here on interrupts the wait, as it would in the kernel */
   uint64_t begin = fl_now();
   bool spun = mask || ns == 0;
   for (;;) {
@@ -273,7 +276,9 @@ static int any_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *m
   return r;
 }
 
-static bool plausible(const struct pollfd *fds, nfds_t n) { return n < fl_fds_size && fl_addr_plausible(fds, n * sizeof *fds); }
+static bool plausible(const struct pollfd *fds, nfds_t n) {
+  return n < fl_fds_size && fl_addr_plausible(fds, n * sizeof *fds);
+}
 
 FL_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout) {
   int ours;
@@ -286,7 +291,8 @@ FL_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout) {
 FL_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask) {
   int ours;
 
-  if (!plausible(fds, n) || (ours = count_ours(fds, n)) == 0 || (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0)))
+  if (!plausible(fds, n) || (ours = count_ours(fds, n)) == 0 ||
+      (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0)))
     return REAL(ppoll)(fds, n, timeout, mask);
   return any_poll(fds, n, timeout_ns(timeout), mask, ours);
 }
@@ -297,7 +303,8 @@ FL_EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size)
   return poll(fds, n, timeout);
 }
 
-FL_EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t size) {
+FL_EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask,
+                          size_t size) {
   if (size / sizeof *fds < n || !plausible(fds, n) || count_ours(fds, n) == 0)
     return REAL(__ppoll_chk)(fds, n, timeout, mask, size);
   return ppoll(fds, n, timeout, mask);
@@ -305,14 +312,17 @@ FL_EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *t
 
 /* ---- select ---- */
 
-/* select keeps its own shape: the sets are as long as n says, beyond FD_SETSIZE too, and the timeout is written back. */
+/* select keeps its own shape: the sets are as long as n says, beyond FD_SETSIZE too, and the timeout is written back.
+ */
 
 #define BITS (8 * sizeof(unsigned long))
 
 static bool bit(const fd_set *set, int fd) {
   return set && ((const unsigned long *)set)[(unsigned)fd / BITS] >> ((unsigned)fd % BITS) & 1;
 }
-static void bit_set(fd_set *set, int fd) { ((unsigned long *)set)[(unsigned)fd / BITS] |= 1ul << ((unsigned)fd % BITS); }
+static void bit_set(fd_set *set, int fd) {
+  ((unsigned long *)set)[(unsigned)fd / BITS] |= 1ul << ((unsigned)fd % BITS);
+}
 
 static int select_ours(int n, const fd_set *rd, const fd_set *wr, const fd_set *ex) {
   int ours = 0;
@@ -334,7 +344,7 @@ struct selected {
   fd_set *set[3]; /* the caller's: read, write, except */
   uint64_t ns;
   const sigset_t *mask;
-  struct timeval *tv;       /* select: written back */
+  struct timeval *tv;        /* select: written back */
   const struct timespec *ts; /* pselect */
 };
 
@@ -353,8 +363,8 @@ static void sets_copy(const struct selected *s, fd_set to[3], bool back) {
       memcpy(back ? s->set[i] : &to[i], back ? &to[i] : s->set[i], bytes);
 }
 
-/* Asks the kernel with a zero timeout, adds the rings, and returns the count of bits as select does. If that is 0 (somebody
- * else took what was there) the sets are as they were; that needs a copy, so only up to FD_SETSIZE. */
+/* Asks the kernel with a zero timeout, adds the rings, and returns the count of bits as select does. If that is 0
+ * (somebody else took what was there) the sets are as they were; that needs a copy, so only up to FD_SETSIZE. */
 static int select_now(const struct selected *s, const struct waiters *w) {
   struct timespec zero = {0, 0};
   fd_set asked[3];
@@ -481,14 +491,15 @@ static int any_select(struct selected *s, int ours) {
 static bool sets_plausible(int n, const fd_set *a, const fd_set *b, const fd_set *c) {
   size_t bytes = ((size_t)n + BITS - 1) / BITS * sizeof(unsigned long);
 
-  return n > 0 && (unsigned)n <= fl_fds_size && (!a || fl_addr_plausible(a, bytes)) && (!b || fl_addr_plausible(b, bytes)) &&
-         (!c || fl_addr_plausible(c, bytes));
+  return n > 0 && (unsigned)n <= fl_fds_size && (!a || fl_addr_plausible(a, bytes)) &&
+         (!b || fl_addr_plausible(b, bytes)) && (!c || fl_addr_plausible(c, bytes));
 }
 
 FL_EXPORT int select(int n, fd_set *rd, fd_set *wr, fd_set *ex, struct timeval *tv) {
   int ours;
 
-  if (!sets_plausible(n, rd, wr, ex) || (ours = select_ours(n, rd, wr, ex)) == 0 || (tv && (tv->tv_sec < 0 || tv->tv_usec < 0)))
+  if (!sets_plausible(n, rd, wr, ex) || (ours = select_ours(n, rd, wr, ex)) == 0 ||
+      (tv && (tv->tv_sec < 0 || tv->tv_usec < 0)))
     return REAL(select)(n, rd, wr, ex, tv);
   struct timespec ts = tv ? (struct timespec){tv->tv_sec, tv->tv_usec * 1000} : (struct timespec){0};
   struct selected s = {.n = n, .set = {rd, wr, ex}, .ns = timeout_ns(tv ? &ts : NULL), .tv = tv};
@@ -498,7 +509,8 @@ FL_EXPORT int select(int n, fd_set *rd, fd_set *wr, fd_set *ex, struct timeval *
 FL_EXPORT int pselect(int n, fd_set *rd, fd_set *wr, fd_set *ex, const struct timespec *ts, const sigset_t *mask) {
   int ours;
 
-  if (!sets_plausible(n, rd, wr, ex) || (ours = select_ours(n, rd, wr, ex)) == 0 || (ts && (ts->tv_sec < 0 || ts->tv_nsec < 0)))
+  if (!sets_plausible(n, rd, wr, ex) || (ours = select_ours(n, rd, wr, ex)) == 0 ||
+      (ts && (ts->tv_sec < 0 || ts->tv_nsec < 0)))
     return REAL(pselect)(n, rd, wr, ex, ts, mask);
   struct selected s = {.n = n, .set = {rd, wr, ex}, .ns = timeout_ns(ts), .ts = ts, .mask = mask};
   return any_select(&s, ours);
@@ -554,7 +566,8 @@ FL_EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int max, int tim
   return fl_epoll_wait(set, epfd, events, max, timeout < 0 ? NULL : &ts, mask);
 }
 
-FL_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout, const sigset_t *mask) {
+FL_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
+                           const sigset_t *mask) {
   struct fl_epoll *set = fl_epoll_of(epfd);
 
   if (!set || !fl_addr_plausible(events, sizeof *events) || (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0)))

@@ -37,7 +37,8 @@ bool fl_holder_replace(struct fl_conn *c, int32_t from, int32_t to) {
 
 void fl_holder_lend(struct fl_conn *c, int32_t holder) {
   fl_conn_holder_add(c, holder);
-  /* takes rx_lock: a thread inside fl_conn_watch has either watched before, which this undoes, or sees the new holder */
+  /* takes rx_lock: a thread inside fl_conn_watch has either watched before, which this undoes, or sees the new holder
+   */
   fl_conn_native(c);
 }
 

@@ -3,8 +3,8 @@
  * preload/rx.c - receiving: merges the two lanes in the order in which they were sent, waits, and decides when this
  * direction watches its ring.
  *
- * Rules (docs/design.md, "Receiving"): an unbounded native receive happens only while the state is NATIVE and the ring is
- * empty; a native sleep is counted in rx_sleepers, and nobody goes WATCHING while it is not zero.
+ * Rules (docs/design.md, "Receiving"): an unbounded native receive happens only while the state is NATIVE and the ring
+ * is empty; a native sleep is counted in rx_sleepers, and nobody goes WATCHING while it is not zero.
  */
 #include <errno.h>
 #include <poll.h>
@@ -48,7 +48,8 @@ static void sleeper_end(struct sleeper *s) {
   fl_conn_leave(c);
 }
 
-/* The application's own call, counted, after sleeper_begin. Lock not held. The count comes down on cancellation as well. */
+/* The application's own call, counted, after sleeper_begin. Lock not held. The count comes down on cancellation as
+ * well. */
 static ssize_t recv_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
   struct sleeper s __attribute__((cleanup(sleeper_end))) = {c, 0};
   ssize_t n = io->native(fd, io);
@@ -154,7 +155,8 @@ static void conn_reset(struct fl_conn *c, int fd) {
   fl_sys_connect(fd, &none, sizeof none); /* the kernel sends RST and drops what is queued */
 }
 
-/* A peer that was killed while bytes for it lay in our ring: TCP would have answered those with a reset, not with an EOF. */
+/* A peer that was killed while bytes for it lay in our ring: TCP would have answered those with a reset, not with an
+ * EOF. */
 static bool eof_is_reset(struct fl_conn *c) {
   return !(fl_rx_flags(&c->rx) & FL_FLAG_FIN) && fl_tx_unconsumed(&c->tx) > 0 &&
          !atomic_exchange_explicit(&c->reset, 1, memory_order_acq_rel);
@@ -168,7 +170,8 @@ enum spin { SPIN_AGAIN, SPIN_KERNEL, SPIN_SLEEP, SPIN_SIGNAL, SPIN_GONE };
 
 /* Signal handlers that ran and would have ended a native receive: with a timeout set, none restarts it. */
 static uint32_t interrupting(const struct fl_conn *c) {
-  return atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX ? fl_signals_any() : fl_signals_norestart();
+  return atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX ? fl_signals_any()
+                                                                             : fl_signals_norestart();
 }
 
 /* Looks at the ring until there is more than `tail`, or something else happened. No lock held: only hints are read. */
@@ -190,24 +193,21 @@ static enum spin rx_look(struct fl_conn *c, int fd, uint64_t tail, uint32_t sign
       return SPIN_SIGNAL;
     }
     switch (fl_wait_step(&w)) {
-    case FL_WAIT_AGAIN:
-      continue;
+    case FL_WAIT_AGAIN: continue;
     case FL_WAIT_KERNEL:
       if (fl_sys_ready(fd, POLLIN | POLLRDHUP) == 0)
         continue;
       fl_wait_end(&w, true);
       return SPIN_KERNEL;
-    case FL_WAIT_SLEEP:
-      fl_wait_end(&w, false);
-      return SPIN_SLEEP;
+    case FL_WAIT_SLEEP: fl_wait_end(&w, false); return SPIN_SLEEP;
     }
   }
 }
 
 static void leave(struct fl_conn **c) { fl_conn_leave(*c); }
 
-/* Waits a little for the other end. Lock held on entry and on return (but not for SPIN_GONE), and not in between: a signal
- * handler may jump out of the spin, and others may want to receive. */
+/* Waits a little for the other end. Lock held on entry and on return (but not for SPIN_GONE), and not in between: a
+ * signal handler may jump out of the spin, and others may want to receive. */
 static enum spin rx_spin(struct fl_conn *c, int fd, uint32_t signals) {
   uint64_t tail = c->rx.tail;
   enum spin r;
@@ -250,8 +250,8 @@ bool fl_rx_ready(struct fl_conn *c, uint64_t *seen) {
 
 /* ---- receiving ---- */
 
-/* Bytes that come after kernel bytes which are still on their way: they were sent before, so they will come. Lock held on
- * entry and on return; the wait is native, bounded, and changes no state. False: the connection ended. */
+/* Bytes that come after kernel bytes which are still on their way: they were sent before, so they will come. Lock held
+ * on entry and on return; the wait is native, bounded, and changes no state. False: the connection ended. */
 static bool pending_wait(struct fl_conn *c, int fd) {
   fl_unlock(&c->rx_lock);
   struct pollfd p = {.fd = fd, .events = POLLIN | POLLRDHUP};
@@ -333,7 +333,8 @@ static ssize_t recv_empty(struct fl_conn *c, int fd, const struct fl_io *io, siz
   return n;
 }
 
-/* Peeks kernel bytes into the iovecs from `at` on, behind `before` that were peeked already. Count of new ones. Lock held. */
+/* Peeks kernel bytes into the iovecs from `at` on, behind `before` that were peeked already. Count of new ones. Lock
+ * held. */
 static size_t kernel_peek(int fd, const struct fl_io *io, size_t at, size_t before, size_t max) {
   char seen[PEEK_SEEN];
   struct iovec part[REST_IOV + 1];
@@ -388,9 +389,10 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
   struct fl_span span[2];
   uint64_t need;
   size_t got = 0;
-  /* O_NONBLOCK as seen is believed only while nobody else can have changed it; else the application's own call decides */
-  bool nonblock = (io->flags & MSG_DONTWAIT) ||
-                  (atomic_load_explicit(&c->nonblock, memory_order_relaxed) && fl_conn_usable(c));
+  /* O_NONBLOCK as seen is believed only while nobody else can have changed it; else the application's own call decides
+   */
+  bool nonblock =
+      (io->flags & MSG_DONTWAIT) || (atomic_load_explicit(&c->nonblock, memory_order_relaxed) && fl_conn_usable(c));
   bool all = (io->flags & MSG_WAITALL) && !nonblock && !(io->flags & MSG_PEEK);
   uint32_t signals = interrupting(c);
   uint32_t gen = atomic_fetch_add_explicit(&c->rx_gen, 1, memory_order_relaxed) + 1;

@@ -26,14 +26,10 @@ struct sum {
 
 static const struct fl_count *count_of(const struct fl_conn *c, enum lane lane) {
   switch (lane) {
-  case TX_RING:
-    return &c->tx_ring;
-  case TX_KERNEL:
-    return &c->tx_kernel;
-  case RX_RING:
-    return &c->rx_ring;
-  default:
-    return &c->rx_kernel;
+  case TX_RING: return &c->tx_ring;
+  case TX_KERNEL: return &c->tx_kernel;
+  case RX_RING: return &c->rx_ring;
+  default: return &c->rx_kernel;
   }
 }
 

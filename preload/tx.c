@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * preload/tx.c - sending. Under the send lock: push into the ring; what the ring does not take goes over the kernel lane,
- * with the lock released and tx_busy raised, so that nobody publishes ring bytes while kernel bytes are on their way out.
+ * preload/tx.c - sending. Under the send lock: push into the ring; what the ring does not take goes over the kernel
+ * lane, with the lock released and tx_busy raised, so that nobody publishes ring bytes while kernel bytes are on their
+ * way out.
  */
 #include <errno.h>
 #include <poll.h>
@@ -15,10 +16,11 @@
 #include "registry/sys.h"
 #include "signals.h"
 
-#define ALIVE_EVERY_NS 2000000u /* a writer looks whether its peer is dead at least this often */
+#define ALIVE_EVERY_NS 2000000u   /* a writer looks whether its peer is dead at least this often */
 #define SENDFILE_MAX (128u << 10) /* beyond this the kernel's sendfile, which does not copy, is as good */
 #define REST_IOV 64
-#define FULL_SLEEP_NS 1000000u /* a full ring whose reader does nothing for so long: the rest goes over the kernel lane */
+#define FULL_SLEEP_NS \
+  1000000u /* a full ring whose reader does nothing for so long: the rest goes over the kernel lane */
 #define FULL_SKIP_MAX 4096u
 #define CATCH_UP_SLEEPS 2u /* of FULL_SLEEP_NS at most, in one nonblocking call */
 #define CATCH_UP_SHARE 50u
@@ -39,8 +41,8 @@ ssize_t fl_iov_len(const struct iovec *iov, int n) {
 /* ---- kernel lane ---- */
 
 void fl_send_begin(struct fl_conn *c, size_t hint) {
-  /* seq_cst: pairs with the look at tx_busy under the lock (pair.c, tx_push); either that sees this, or this call's bytes
-   * are sent, and counted, before the ring is used */
+  /* seq_cst: pairs with the look at tx_busy under the lock (pair.c, tx_push); either that sees this, or this call's
+   * bytes are sent, and counted, before the ring is used */
   atomic_fetch_add_explicit(&c->tx_busy, 1, memory_order_seq_cst);
   fl_conn_enter(c);
   if (fl_conn_mapped(c))
@@ -48,8 +50,8 @@ void fl_send_begin(struct fl_conn *c, size_t hint) {
 }
 
 void fl_send_enter(struct fl_conn *c, size_t hint) {
-  /* Under the lock: a thread that is pushing has read ktx. Not to be had in a signal handler that interrupted such a push:
-   * then both are sent at the same time, and any order is right. */
+  /* Under the lock: a thread that is pushing has read ktx. Not to be had in a signal handler that interrupted such a
+   * push: then both are sent at the same time, and any order is right. */
   bool locked = fl_conn_paired(c) && fl_lock(&c->tx_lock) == FL_LOCKED;
 
   fl_send_begin(c, hint);
@@ -98,9 +100,7 @@ static ssize_t send_native(struct fl_conn *c, int fd, const struct fl_io *io) {
 }
 
 /* What the ring did not take. Its errors are not the application's to see: the next call will meet them. */
-static ssize_t native_rest(int fd, const struct fl_io *io) {
-  return REAL(sendmsg)(fd, io->msg, io->flags);
-}
+static ssize_t native_rest(int fd, const struct fl_io *io) { return REAL(sendmsg)(fd, io->msg, io->flags); }
 
 /* After fl_send_begin: from byte `skip` on, as many iovecs as fit. *asked gets their length. */
 static ssize_t send_window(struct fl_conn *c, int fd, const struct fl_io *io, size_t skip, size_t *asked) {
@@ -116,7 +116,11 @@ static ssize_t send_window(struct fl_conn *c, int fd, const struct fl_io *io, si
     skip = 0;
   }
   struct msghdr msg = {.msg_iov = rest, .msg_iovlen = (size_t)n};
-  struct fl_io again = {.native = native_rest, .iov = rest, .iovcnt = n, .len = len, .msg = &msg,
+  struct fl_io again = {.native = native_rest,
+                        .iov = rest,
+                        .iovcnt = n,
+                        .len = len,
+                        .msg = &msg,
                         .flags = (io->flags & ~MSG_MORE) | MSG_NOSIGNAL};
   *asked = len;
   return send_begun(c, fd, &again);
@@ -153,12 +157,14 @@ static bool peer_gone(struct fl_conn *c, int fd) {
 static bool tx_usable(struct fl_conn *c, int fd) {
   if (FL_UNLIKELY(atomic_load_explicit(&c->nholders, memory_order_relaxed) > 1))
     fl_conn_holders_look(c);
-  /* seq_cst on tx_busy: pairs with fl_send_begin, and with the release in fl_send_end: ktx is complete when 0 is seen */
+  /* seq_cst on tx_busy: pairs with fl_send_begin, and with the release in fl_send_end: ktx is complete when 0 is seen
+   */
   return fl_conn_usable(c) && !c->tx.broken && !atomic_load_explicit(&c->shut_wr, memory_order_relaxed) &&
          atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) == 0 && !peer_gone(c, fd);
 }
 
-/* Pushes from byte `done` on; spins a little for space. Lock held. Returns the new count, and what stopped it in *why. */
+/* Pushes from byte `done` on; spins a little for space. Lock held. Returns the new count, and what stopped it in *why.
+ */
 static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, enum fl_tx_result *why) {
   struct fl_wait w;
   bool waiting = false;
@@ -192,9 +198,10 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
 }
 
 /*
- * Is it worth to sleep on a full ring? For a blocking call, where the reader drains either lane meanwhile. A reader that does
- * not read until we return (both ends write before they read) must find the bytes in TCP's own buffer at once, as it
- * would without us: after a sleep in vain the next full rings are not slept on, twice as many each time. Lock held.
+ * Is it worth to sleep on a full ring? For a blocking call, where the reader drains either lane meanwhile. A reader
+ * that does not read until we return (both ends write before they read) must find the bytes in TCP's own buffer at
+ * once, as it would without us: after a sleep in vain the next full rings are not slept on, twice as many each time.
+ * Lock held.
  */
 static bool worth_sleeping(struct fl_conn *c) {
   if (c->full_skip == 0)
@@ -215,9 +222,9 @@ static void slept(struct fl_conn *c, bool progress) {
 }
 
 /*
- * A nonblocking writer that once spilled megabytes into TCP's buffer would keep both lanes full for ever, with the ring's
- * bytes behind the kernel's: it never comes back to the ring's speed. So now and then, for at most a fiftieth of this process's
- * time, its call waits until the reader has caught up.
+ * A nonblocking writer that once spilled megabytes into TCP's buffer would keep both lanes full for ever, with the
+ * ring's bytes behind the kernel's: it never comes back to the ring's speed. So now and then, for at most a fiftieth of
+ * this process's time, its call waits until the reader has caught up.
  */
 static _Atomic uint64_t catch_up_at; /* fl_now(); relaxed: threads that race may both wait once */
 
@@ -233,7 +240,8 @@ static void caught_up(uint64_t begin) {
 
 /* Signal handlers that ran and would have ended a native send: with a timeout set, none restarts it. */
 static uint32_t interrupting(const struct fl_conn *c) {
-  return atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_TX ? fl_signals_any() : fl_signals_norestart();
+  return atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_TX ? fl_signals_any()
+                                                                             : fl_signals_norestart();
 }
 
 enum slept { SLEPT_PROGRESS, SLEPT_NOTHING, SLEPT_SIGNAL, SLEPT_GONE };

@@ -51,15 +51,12 @@ static int check_state(const struct inet_diag_msg *m) {
   switch (m->idiag_state) {
   case TCP_ESTABLISHED:
   case TCP_CLOSE_WAIT:
-  case TCP_SYN_RECV: /* also TCP_DEFER_ACCEPT: our handshake is over, the other end's is not */
-    return 0;
+  case TCP_SYN_RECV: /* also TCP_DEFER_ACCEPT: our handshake is over, the other end's is not */ return 0;
   case TCP_FIN_WAIT1:
   case TCP_FIN_WAIT2:
   case TCP_CLOSING:
-  case TCP_LAST_ACK:
-    return m->idiag_inode ? 0 : -ENOENT; /* half-closed by a living process, or closed */
-  default:
-    return -ENOENT; /* TIME_WAIT; or LISTEN, which is what the kernel finds when the connection is not there */
+  case TCP_LAST_ACK: return m->idiag_inode ? 0 : -ENOENT; /* half-closed by a living process, or closed */
+  default: return -ENOENT; /* TIME_WAIT; or LISTEN, which is what the kernel finds when the connection is not there */
   }
 }
 

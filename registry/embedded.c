@@ -159,10 +159,8 @@ static enum fl_rdv_result connect_failed(struct fl_rdv *r, int rc) {
   case ECONNREFUSED: /* it has bound and not listened yet, or it has just gone */
   case ECONNRESET:
   case EPIPE: /* it went between the connection and the message */
-  case EINTR:
-    return end_with(r, FL_RDV_RETRY, rc);
-  default:
-    return end_with(r, FL_RDV_ERROR, rc);
+  case EINTR: return end_with(r, FL_RDV_RETRY, rc);
+  default: return end_with(r, FL_RDV_ERROR, rc);
   }
 }
 
@@ -310,8 +308,8 @@ static enum fl_rdv_result serve(struct fl_rdv *r, struct fl_pairing *out) {
     return FL_RDV_WAIT;
   }
   if (rc == -EAGAIN) {
-    /* It may speak just now, and would take itself for paired if it were sent away: from here on its send fails, and what
-     * it sent before is here. */
+    /* It may speak just now, and would take itself for paired if it were sent away: from here on its send fails, and
+     * what it sent before is here. */
     fl_sys_shutdown(r->visitor, SHUT_RD);
     rc = fl_hello_receive(r->visitor, r, out);
   }

@@ -30,10 +30,10 @@
  */
 #pragma once
 
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <netinet/in.h>
 #include <sys/types.h>
 
 #include "shmring/lane.h"
@@ -67,13 +67,13 @@ int fl_peer_lookup(const struct fl_tuple *t, uid_t *uid, uint64_t *inode);
 size_t fl_rdv_name(const struct fl_tuple *t, char name[108]);
 
 enum fl_rdv_result {
-  FL_RDV_PAIRED,   /* *seg is mapped, end and ring_size are set; the caller owns the mapping */
-  FL_RDV_WAIT,     /* listening: call fl_rdv_poll later */
-  FL_RDV_RETRY,    /* nothing is held; worth another fl_rdv_start later (the other end was not yet listening, just gave
-                      up, or has not been accepted; or the listener's backlog was full) */
-  FL_RDV_REMOTE,   /* the peer is not in this network namespace, or closed: never try again */
-  FL_RDV_REFUSED,  /* wrong uid, foreign version, bad message, bad seals: never try again on this connection */
-  FL_RDV_ERROR,    /* the system refuses (no descriptors, no memory, no sock_diag): r->error has the errno */
+  FL_RDV_PAIRED,  /* *seg is mapped, end and ring_size are set; the caller owns the mapping */
+  FL_RDV_WAIT,    /* listening: call fl_rdv_poll later */
+  FL_RDV_RETRY,   /* nothing is held; worth another fl_rdv_start later (the other end was not yet listening, just gave
+                     up, or has not been accepted; or the listener's backlog was full) */
+  FL_RDV_REMOTE,  /* the peer is not in this network namespace, or closed: never try again */
+  FL_RDV_REFUSED, /* wrong uid, foreign version, bad message, bad seals: never try again on this connection */
+  FL_RDV_ERROR,   /* the system refuses (no descriptors, no memory, no sock_diag): r->error has the errno */
 };
 
 struct fl_rdv {

@@ -17,8 +17,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* One system call with up to six arguments; unused ones are 0, which costs nothing that can be measured. The analyzer does
- * not know that assembly fills buffers: it is shown the last variant. */
+/* One system call with up to six arguments; unused ones are 0, which costs nothing that can be measured. The analyzer
+ * does not know that assembly fills buffers: it is shown the last variant. */
 #if defined(__x86_64__) && !defined(__ILP32__) && !defined(__clang_analyzer__)
 static inline long fl_syscall6(long nr, long a, long b, long c, long d, long e, long f) {
   register long r10 __asm__("r10") = d;

@@ -73,7 +73,8 @@ static enum fl_tx_result tx_look(struct fl_tx *tx) {
   return (word & FL_STATE_MASK) == FL_WATCHING ? FL_TX_OK : FL_TX_NATIVE;
 }
 
-/* Free bytes, having asked the receiver if fewer than `want` are known; SIZE_MAX if the receiver's tail is impossible. */
+/* Free bytes, having asked the receiver if fewer than `want` are known; SIZE_MAX if the receiver's tail is impossible.
+ */
 static size_t tx_free(struct fl_tx *tx, size_t want) {
   size_t size = tx->mask + 1;
   size_t room = size - (size_t)(tx->head - tx->tail_seen);
@@ -113,8 +114,9 @@ static void tx_extent(struct fl_tx *tx, uint64_t koff) {
   atomic_store_explicit(&e->koff, koff, memory_order_relaxed);
   atomic_store_explicit(&e->off, tx->off, memory_order_relaxed);
   /*
-   * release: pairs with rx_extents. The publishing CAS would be too late: the receiver may count this extent before that,
-   * while it looks for the end of an earlier one, and must then find a position at or beyond its head, not an old one.
+   * release: pairs with rx_extents. The publishing CAS would be too late: the receiver may count this extent before
+   * that, while it looks for the end of an earlier one, and must then find a position at or beyond its head, not an old
+   * one.
    */
   atomic_store_explicit(&tx->lane->extent_head, tx->extent_head, memory_order_release);
   tx->koff = koff;
@@ -177,7 +179,8 @@ enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n) {
   return FL_TX_OK;
 }
 
-enum fl_tx_result fl_tx_push(struct fl_tx *tx, const struct iovec *iov, size_t skip, size_t len, uint64_t koff, size_t *done) {
+enum fl_tx_result fl_tx_push(struct fl_tx *tx, const struct iovec *iov, size_t skip, size_t len, uint64_t koff,
+                             size_t *done) {
   struct iovec span[2];
   size_t left, at = 0;
 
@@ -239,7 +242,8 @@ bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted)
   atomic_store_explicit(&lane->waiting, 1, memory_order_seq_cst);
   uint64_t tail = atomic_load_explicit(&lane->tail, memory_order_seq_cst);
   if (tx->head - tail > (tx->mask + 1) / 2)
-    *interrupted = syscall(SYS_futex, tail_futex(lane), FUTEX_WAIT, (uint32_t)tail, &ts, NULL, 0) != 0 && errno == EINTR;
+    *interrupted =
+        syscall(SYS_futex, tail_futex(lane), FUTEX_WAIT, (uint32_t)tail, &ts, NULL, 0) != 0 && errno == EINTR;
   atomic_store_explicit(&lane->waiting, 0, memory_order_relaxed);
   errno = saved;
   return atomic_load_explicit(&lane->tail, memory_order_relaxed) != tx->tail_seen ||
@@ -281,8 +285,8 @@ static bool rx_refresh(struct fl_rx *rx) {
 /* Moves to the extent that describes the tail and finds where the following one begins; false if they make no sense. */
 static bool rx_extents(struct fl_rx *rx) {
   /*
-   * acquire: pairs with tx_extent. Every extent below the head is counted, which the acquire of the head ordered; there may
-   * be one more, not published yet, and its position has to be the new one.
+   * acquire: pairs with tx_extent. Every extent below the head is counted, which the acquire of the head ordered; there
+   * may be one more, not published yet, and its position has to be the new one.
    */
   uint32_t written = atomic_load_explicit(&rx->lane->extent_head, memory_order_acquire);
 
@@ -322,7 +326,8 @@ enum fl_rx_result fl_rx_peek(struct fl_rx *rx, uint64_t krx, struct fl_span span
     return rx_broken(rx);
   }
 
-  /* More kernel bytes consumed than these need: the others were sent at the same time as these, so any order is right. */
+  /* More kernel bytes consumed than these need: the others were sent at the same time as these, so any order is right.
+   */
   if (krx < rx->koff) {
     *need = rx->koff - krx;
     return FL_RX_KERNEL;
@@ -348,7 +353,8 @@ void fl_rx_publish(struct fl_rx *rx) {
   if (rx->tail == rx->tail_pub)
     return;
   rx->tail_pub = rx->tail;
-  /* release, both: pair with tx_free and tx_extent_slot_free; the copies out of the ring come before the space is free */
+  /* release, both: pair with tx_free and tx_extent_slot_free; the copies out of the ring come before the space is free
+   */
   atomic_store_explicit(&rx->lane->extent_tail, rx->extent ? rx->extent - 1 : 0, memory_order_release);
   atomic_store_explicit(&rx->lane->tail, rx->tail, memory_order_release);
   /* relaxed: a hint (fl_tx_sleep); half of the ring at a time, or a sender would be woken for every message */
@@ -378,15 +384,16 @@ bool fl_rx_native(struct fl_rx *rx, uint64_t head) {
 
   /*
    * acq_rel: a sender whose CAS fails on this sees NATIVE and uses the kernel lane; one whose CAS came first makes
-   * this fail with its new head, whose bytes the acquire makes visible. This is the whole argument against lost wake-ups.
+   * this fail with its new head, whose bytes the acquire makes visible. This is the whole argument against lost
+   * wake-ups.
    */
   if (atomic_compare_exchange_strong_explicit(&rx->lane->word, &expected, native, memory_order_acq_rel,
                                               memory_order_acquire))
     return true;
   if (expected >> FL_STATE_BITS == head && (expected & FL_STATE_MASK) != FL_NATIVE) {
     /*
-     * A state that only a peer that lies can have left. Failing here would make the caller look at an empty ring and try
-     * again, for ever. acq_rel, as above.
+     * A state that only a peer that lies can have left. Failing here would make the caller look at an empty ring and
+     * try again, for ever. acq_rel, as above.
      */
     expected = atomic_fetch_and_explicit(&rx->lane->word, ~FL_STATE_MASK, memory_order_acq_rel) & ~FL_STATE_MASK;
   }
@@ -403,6 +410,7 @@ void fl_rx_watch(struct fl_rx *rx) {
 
   if ((word & FL_STATE_MASK) == FL_WATCHING)
     return;
-  /* release: pairs with the sender's CAS; a plain or is enough, for a sender never changes a word that is not WATCHING */
+  /* release: pairs with the sender's CAS; a plain or is enough, for a sender never changes a word that is not WATCHING
+   */
   atomic_fetch_or_explicit(&rx->lane->word, FL_WATCHING, memory_order_release);
 }

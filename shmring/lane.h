@@ -14,20 +14,20 @@
  *
  * Ring and extents. The ring carries a pure byte stream: position p of the stream (0, 1, 2, ...) lies at a physical
  * offset that an *extent* gives: "from position pos on, bytes lie at off, off + 1, ... (modulo size), and koff bytes of
- * the kernel lane come before them". A new extent is written only when koff changes, or when the sender, finding the ring
- * empty, starts again at offset 0 so that request-response traffic stays within one page. There is no header per
+ * the kernel lane come before them". A new extent is written only when koff changes, or when the sender, finding the
+ * ring empty, starts again at offset 0 so that request-response traffic stays within one page. There is no header per
  * message: streaming and small messages cost the same.
  *
  * Publication. The sender fills free space, writes the extent if one is needed, and then publishes everything with a
- * single compare-and-swap of the lane word from {head, WATCHING} to {head + n, WATCHING}. If the receiver went NATIVE in
- * between, the CAS fails, nothing was published, and the sender sends the same bytes over the kernel lane.
+ * single compare-and-swap of the lane word from {head, WATCHING} to {head + n, WATCHING}. If the receiver went NATIVE
+ * in between, the CAS fails, nothing was published, and the sender sends the same bytes over the kernel lane.
  *
- * Trust. Everything that the peer can write is copied out and checked before use. A sender that finds rubbish stops using
- * the ring (FL_TX_BROKEN), a receiver that finds rubbish reports FL_RX_BROKEN; neither ever reads or writes outside the
- * ring, nor loops for ever.
+ * Trust. Everything that the peer can write is copied out and checked before use. A sender that finds rubbish stops
+ * using the ring (FL_TX_BROKEN), a receiver that finds rubbish reports FL_RX_BROKEN; neither ever reads or writes
+ * outside the ring, nor loops for ever.
  *
- * Threads. A struct fl_tx is used by one thread at a time, and so is a struct fl_rx; the caller brings the lock. The two
- * sides need no lock between them. Functions marked [any thread] need no lock.
+ * Threads. A struct fl_tx is used by one thread at a time, and so is a struct fl_rx; the caller brings the lock. The
+ * two sides need no lock between them. Functions marked [any thread] need no lock.
  */
 #pragma once
 
@@ -62,7 +62,8 @@ struct fl_extent {
 /* Flags that a sender leaves for its receiver before it says the same through the kernel lane. */
 #define FL_FLAG_FIN 1u /* the sender ended its direction in an orderly way (shutdown or close) */
 
-/* One direction. Who writes what: `word` both; the sender's line only the sender; the receiver's line only the receiver. */
+/* One direction. Who writes what: `word` both; the sender's line only the sender; the receiver's line only the
+ * receiver. */
 struct fl_lane {
   _Alignas(128) _Atomic uint64_t word;
 
@@ -100,7 +101,7 @@ struct fl_tx {
   uint64_t koff; /* koff of the extent in force */
   uint32_t extent_head;
   uint32_t extent_tail_seen;
-  int32_t cpu; /* last value stored in lane->tx_cpu */
+  int32_t cpu;  /* last value stored in lane->tx_cpu */
   bool pending; /* the newest extent describes position head, which is not published yet */
   bool broken;
 };
@@ -110,9 +111,9 @@ struct fl_rx {
   struct fl_lane *lane;
   const unsigned char *ring;
   uint64_t mask;
-  uint64_t tail;      /* bytes consumed */
-  uint64_t tail_pub;  /* last value stored in lane->tail */
-  uint64_t head_seen; /* tail <= head_seen <= tail + size */
+  uint64_t tail;           /* bytes consumed */
+  uint64_t tail_pub;       /* last value stored in lane->tail */
+  uint64_t head_seen;      /* tail <= head_seen <= tail + size */
   uint64_t pos, koff, off; /* the extent in force, copied */
   uint64_t next_pos;       /* where the following extent begins, UINT64_MAX when not known */
   uint32_t extent;         /* extents taken so far; the one in force is number extent - 1 */
@@ -149,22 +150,23 @@ bool fl_ring_size_valid(uint64_t ring_size);
 void fl_segment_init(struct fl_segment *seg, uint32_t ring_size);
 
 /*
- * Checks a mapped segment of `bytes` bytes that came from a peer. Returns its ring size, or 0 if it is not one that this
- * version understands. The value is read once: the caller uses what is returned, never the field.
+ * Checks a mapped segment of `bytes` bytes that came from a peer. Returns its ring size, or 0 if it is not one that
+ * this version understands. The value is read once: the caller uses what is returned, never the field.
  */
 uint32_t fl_segment_check(const struct fl_segment *seg, size_t bytes);
 
 /*
- * Attaches the two private sides of one end to a mapped segment: end 0 sends on lane 0 and receives on lane 1, end 1 the
- * other way round. The segment stays the caller's.
+ * Attaches the two private sides of one end to a mapped segment: end 0 sends on lane 0 and receives on lane 1, end 1
+ * the other way round. The segment stays the caller's.
  */
 void fl_attach(struct fl_segment *seg, uint32_t ring_size, int end, struct fl_tx *tx, struct fl_rx *rx);
 
 /*
- * Publishes up to `len` bytes of the iovecs, starting `skip` bytes into them, as what follows `koff` bytes of the kernel
- * lane. *done gets the number published (a prefix). Never blocks.
+ * Publishes up to `len` bytes of the iovecs, starting `skip` bytes into them, as what follows `koff` bytes of the
+ * kernel lane. *done gets the number published (a prefix). Never blocks.
  */
-enum fl_tx_result fl_tx_push(struct fl_tx *tx, const struct iovec *iov, size_t skip, size_t len, uint64_t koff, size_t *done);
+enum fl_tx_result fl_tx_push(struct fl_tx *tx, const struct iovec *iov, size_t skip, size_t len, uint64_t koff,
+                             size_t *done);
 
 /*
  * The same, for a caller that produces the bytes in place: fl_tx_reserve gives up to two writable spans of free space
@@ -178,8 +180,9 @@ enum fl_tx_result fl_tx_space(struct fl_tx *tx);
 
 /*
  * Sleeps until half of the ring is free, at most timeout_ns; also returns early for no reason. Returns true if the
- * receiver consumed anything meanwhile, on either lane, false if not, with *interrupted set if a signal ended the sleep. A wake-up that is
- * missed costs the rest of timeout_ns, so the caller bounds it. Needs no lock: only the lane is looked at.
+ * receiver consumed anything meanwhile, on either lane, false if not, with *interrupted set if a signal ended the
+ * sleep. A wake-up that is missed costs the rest of timeout_ns, so the caller bounds it. Needs no lock: only the lane
+ * is looked at.
  */
 bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted);
 
@@ -218,8 +221,8 @@ static inline enum fl_state fl_rx_state(const struct fl_rx *rx) {
 
 /*
  * To NATIVE, provided that nothing was published beyond position `head` (the consumer's own tail for a sleeper that
- * waits for any byte; the last head reported for one that waits for new ones). Returns true if the state is NATIVE and the
- * head is that one: from here on nothing can be added to the ring until fl_rx_watch. [any thread]
+ * waits for any byte; the last head reported for one that waits for new ones). Returns true if the state is NATIVE and
+ * the head is that one: from here on nothing can be added to the ring until fl_rx_watch. [any thread]
  */
 bool fl_rx_native(struct fl_rx *rx, uint64_t head);
 

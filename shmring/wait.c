@@ -10,16 +10,16 @@
 #include <x86intrin.h>
 #endif
 
-#define KERNEL_EVERY_NS 4000u   /* while spinning, look at the kernel lane this often */
-#define CLOCK_EVERY 8u          /* looks between two looks at the clock, which costs as much as they do */
-#define YIELDS 4u               /* on the same CPU, give it away this often before sleeping */
-#define YIELD_LATE_NS 150000u   /* a yield that took longer, and brought nothing, went to a third party; */
-#define YIELD_LOST_NS 1000000u  /* one that took so long did, whatever it brought */
+#define KERNEL_EVERY_NS 4000u     /* while spinning, look at the kernel lane this often */
+#define CLOCK_EVERY 8u            /* looks between two looks at the clock, which costs as much as they do */
+#define YIELDS 4u                 /* on the same CPU, give it away this often before sleeping */
+#define YIELD_LATE_NS 150000u     /* a yield that took longer, and brought nothing, went to a third party; */
+#define YIELD_LOST_NS 1000000u    /* one that took so long did, whatever it brought */
 #define BACKOFF_MIN_NS 250000000u /* a late yield costs milliseconds, so they have to be few */
 #define BACKOFF_MAX_NS 4000000000u
-#define LONG 4u                    /* times spin_ns */
+#define LONG 4u /* times spin_ns */
 #define LONG_TRIES 3u
-#define SHORT 32u                  /* spin_ns divided by this */
+#define SHORT 32u /* spin_ns divided by this */
 #define GAP_MIN 16u
 #define GAP_MAX 256u
 

@@ -14,10 +14,11 @@
  *       }
  *     }
  *
- * Policy. Peer on another CPU: spin up to spin_ns. After a spin in vain the next ones are longer (LONG times): when both ends
- * have fallen asleep, an answer takes two wake-ups, and an end that gives up sooner than that would keep both asleep for
- * ever. When those bring nothing either, spins become short, and a long one is tried ever more rarely. Same CPU: give it the
- * CPU a few times (sched_yield), unless yields come back late, which means that a third party took it. Then sleep.
+ * Policy. Peer on another CPU: spin up to spin_ns. After a spin in vain the next ones are longer (LONG times): when
+ * both ends have fallen asleep, an answer takes two wake-ups, and an end that gives up sooner than that would keep both
+ * asleep for ever. When those bring nothing either, spins become short, and a long one is tried ever more rarely. Same
+ * CPU: give it the CPU a few times (sched_yield), unless yields come back late, which means that a third party took it.
+ * Then sleep.
  *
  * Threads: a struct fl_wait belongs to one wait. A struct fl_wait_hist may be shared by threads: its fields are hints.
  */
@@ -50,7 +51,8 @@ struct fl_wait {
   bool brief; /* says nothing about whether spinning pays */
 };
 
-/* A cheap monotonic clock, in its own units, and its rate. Source: the time-stamp counter, calibrated once. [any thread] */
+/* A cheap monotonic clock, in its own units, and its rate. Source: the time-stamp counter, calibrated once. [any
+ * thread] */
 uint64_t fl_now(void);
 uint64_t fl_ns_to_ticks(uint64_t ns);
 uint64_t fl_ticks_to_ns(uint64_t ticks);

@@ -131,29 +131,20 @@ static const char *reason_text(unsigned reason) {
 
 static const char *phase_text(unsigned phase) {
   switch (phase) {
-  case FL_FRESH:
-    return "young";
-  case FL_SEEKING:
-    return "seeking";
-  case FL_PAIRED:
-    return "paired";
-  case FL_SETTLED:
-    return "tcp";
-  default:
-    return "?";
+  case FL_FRESH: return "young";
+  case FL_SEEKING: return "seeking";
+  case FL_PAIRED: return "paired";
+  case FL_SETTLED: return "tcp";
+  default: return "?";
   }
 }
 
 static const char *state_text(unsigned state) {
   switch (state) {
-  case FL_NATIVE:
-    return "native";
-  case FL_WATCHING:
-    return "watching";
-  case FL_BELL:
-    return "bell";
-  default:
-    return "?";
+  case FL_NATIVE: return "native";
+  case FL_WATCHING: return "watching";
+  case FL_BELL: return "bell";
+  default: return "?";
   }
 }
 

@@ -43,11 +43,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     }
     argp_error(state, "unknown command '%s'", arg);
     return EINVAL;
-  case ARGP_KEY_NO_ARGS:
-    argp_usage(state);
-    return EINVAL;
-  default:
-    return ARGP_ERR_UNKNOWN;
+  case ARGP_KEY_NO_ARGS: argp_usage(state); return EINVAL;
+  default: return ARGP_ERR_UNKNOWN;
   }
 }
 

@@ -70,18 +70,13 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
   }
   switch (key) {
-  case KEY_LIBRARY:
-    r->library = arg;
-    return 0;
+  case KEY_LIBRARY: r->library = arg; return 0;
   case ARGP_KEY_ARG: /* the program; all that follows belongs to it */
     r->command = &state->argv[state->next - 1];
     state->next = state->argc;
     return 0;
-  case ARGP_KEY_NO_ARGS:
-    argp_error(state, "no program given");
-    return EINVAL;
-  default:
-    return ARGP_ERR_UNKNOWN;
+  case ARGP_KEY_NO_ARGS: argp_error(state, "no program given"); return EINVAL;
+  default: return ARGP_ERR_UNKNOWN;
   }
 }
 

@@ -273,12 +273,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
   long pid;
 
   switch (key) {
-  case 'j':
-    args->json = true;
-    return 0;
-  case 'a':
-    args->all = true;
-    return 0;
+  case 'j': args->json = true; return 0;
+  case 'a': args->all = true; return 0;
   case ARGP_KEY_ARG:
     errno = 0;
     pid = strtol(arg, &end, 10);
@@ -287,8 +283,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     args->pids = must(reallocarray(args->pids, args->npids + 1, sizeof(pid_t)));
     args->pids[args->npids++] = (pid_t)pid;
     return 0;
-  default:
-    return ARGP_ERR_UNKNOWN;
+  default: return ARGP_ERR_UNKNOWN;
   }
 }
 

@@ -41,33 +41,15 @@ static void arguments(void) {
     pid_t pid = fork();
     if (pid == 0) {
       switch (i) {
-      case 0:
-        execl(self, "execs", "show", "execl", "", "z", NULL);
-        break;
-      case 1:
-        execlp("execs", "execs", "show", "execlp", "1", "2", "3", "4", "5", "6", "7", "8", NULL);
-        break;
-      case 2:
-        execle(self, "execs", "show", "execle", NULL, with_x("X=given to execle"));
-        break;
-      case 3:
-        execv(self, argv);
-        break;
-      case 4:
-        execve(self, argv, with_x("X=given to execve"));
-        break;
-      case 5:
-        execvp("execs", argv);
-        break;
-      case 6:
-        execvpe("execs", argv, with_x("X=given to execvpe"));
-        break;
-      case 7:
-        fexecve(fd, argv, with_x("X=given to fexecve"));
-        break;
-      case 8:
-        execveat(fd, "", argv, with_x("X=given to execveat"), AT_EMPTY_PATH);
-        break;
+      case 0: execl(self, "execs", "show", "execl", "", "z", NULL); break;
+      case 1: execlp("execs", "execs", "show", "execlp", "1", "2", "3", "4", "5", "6", "7", "8", NULL); break;
+      case 2: execle(self, "execs", "show", "execle", NULL, with_x("X=given to execle")); break;
+      case 3: execv(self, argv); break;
+      case 4: execve(self, argv, with_x("X=given to execve")); break;
+      case 5: execvp("execs", argv); break;
+      case 6: execvpe("execs", argv, with_x("X=given to execvpe")); break;
+      case 7: fexecve(fd, argv, with_x("X=given to fexecve")); break;
+      case 8: execveat(fd, "", argv, with_x("X=given to execveat"), AT_EMPTY_PATH); break;
       }
       die("exec %d", i);
     }

@@ -167,55 +167,31 @@ static void peek(struct state *s, struct reply *r) {
 static void obey(struct state *s, const struct command *c, struct reply *r) {
   errno = 4242;
   switch (c->op) {
-  case OP_TUPLE:
-    r->rc = fl_tuple_of(s->sock, &r->tuple);
-    break;
+  case OP_TUPLE: r->rc = fl_tuple_of(s->sock, &r->tuple); break;
   case OP_START:
     r->rc = fl_tuple_of(s->sock, &r->tuple);
     r->rc = r->rc < 0 ? r->rc : (int)fl_rdv_start(&s->rdv, &r->tuple, RING, BASE_FD, &s->pairing);
     break;
-  case OP_POLL:
-    r->rc = (int)fl_rdv_poll(&s->rdv, &s->pairing);
-    break;
-  case OP_ABANDON:
-    fl_rdv_abandon(&s->rdv);
-    break;
+  case OP_POLL: r->rc = (int)fl_rdv_poll(&s->rdv, &s->pairing); break;
+  case OP_ABANDON: fl_rdv_abandon(&s->rdv); break;
   case OP_ATTACH:
     fl_attach(s->pairing.seg, s->pairing.ring_size, s->pairing.end, &s->tx, &s->rx);
     fl_rx_watch(&s->rx);
     break;
-  case OP_PUSH:
-    push(s, c->text, r);
-    break;
-  case OP_PEEK:
-    peek(s, r);
-    break;
-  case OP_SETUID:
-    r->rc = setuid((uid_t)c->value) < 0 ? -errno : 0;
-    break;
+  case OP_PUSH: push(s, c->text, r); break;
+  case OP_PEEK: peek(s, r); break;
+  case OP_SETUID: r->rc = setuid((uid_t)c->value) < 0 ? -errno : 0; break;
   case OP_ACCEPT:
     r->value = s->sock;
     s->sock = accept4(r->value, NULL, NULL, SOCK_CLOEXEC);
     close(r->value);
     break;
-  case OP_NETNS:
-    r->rc = unshare(CLONE_NEWNET) < 0 ? -errno : 0;
-    break;
-  case OP_USERNS:
-    r->rc = unshare(CLONE_NEWUSER) < 0 ? -errno : 0;
-    break;
-  case OP_NOFILE:
-    r->rc = limit_files(c->value);
-    break;
-  case OP_NO_DIAG:
-    r->rc = no_diag();
-    break;
-  case OP_CLOSE:
-    close(s->sock);
-    break;
-  case OP_FDS:
-    r->value = count_fds();
-    break;
+  case OP_NETNS: r->rc = unshare(CLONE_NEWNET) < 0 ? -errno : 0; break;
+  case OP_USERNS: r->rc = unshare(CLONE_NEWUSER) < 0 ? -errno : 0; break;
+  case OP_NOFILE: r->rc = limit_files(c->value); break;
+  case OP_NO_DIAG: r->rc = no_diag(); break;
+  case OP_CLOSE: close(s->sock); break;
+  case OP_FDS: r->value = count_fds(); break;
   }
   r->errno_kept = errno == 4242;
   r->error = s->rdv.error;

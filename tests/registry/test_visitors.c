@@ -306,8 +306,8 @@ static void *speak(void *arg) {
   return NULL;
 }
 
-/* One that speaks at the very moment at which it is sent away: either it is let in, or its message fails. A message that
- * nobody reads would leave one end that takes itself for paired, and another that waits for it in vain. */
+/* One that speaks at the very moment at which it is sent away: either it is let in, or its message fails. A message
+ * that nobody reads would leave one end that takes itself for paired, and another that waits for it in vain. */
 Test(visitor, that_speaks_as_it_is_sent_away_knows_it) {
   struct wait_scene s = wait_scene();
   int memfd = good_memfd(), paired = 0, away = 0;

@@ -26,7 +26,9 @@ static inline void check_add(struct check c) {
 }
 
 #define TestSuite(s, ...) \
-  __attribute__((constructor)) static void check_suite_##s(void) { check_add((struct check){.suite = #s, __VA_ARGS__}); }
+  __attribute__((constructor)) static void check_suite_##s(void) { \
+    check_add((struct check){.suite = #s, __VA_ARGS__}); \
+  }
 #define Test(s, n) \
   static void check_##s##_##n(void); \
   __attribute__((constructor)) static void check_add_##s##_##n(void) { \

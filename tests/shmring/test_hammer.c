@@ -2,8 +2,8 @@
 /*
  * tests/shmring/test_hammer.c - two real ends, a segment and a socketpair as the kernel lane; both directions at once,
  * random sizes, lanes and changes of state, by the rules of docs/model/lane.pml. Every byte is compared with what its
- * position says it must be. Half of the senders wait for all their bytes to be read before they close, so that a sleeper
- * that was forgotten stays asleep and the alarm ends the test.
+ * position says it must be. Half of the senders wait for all their bytes to be read before they close, so that a
+ * sleeper that was forgotten stays asleep and the alarm ends the test.
  *
  * FL_HAMMER_SEEDS and FL_HAMMER_BYTES (per direction and seed) make it longer; FL_HAMMER_FIRST sets the first seed.
  */
@@ -41,7 +41,8 @@ struct end {
 #define CHECK(e, what) \
   do { \
     if (!(what)) { \
-      fprintf(stderr, "hammer: seed %lu end %d line %d: %s\n", (unsigned long)(e)->seed, (e)->number, __LINE__, #what); \
+      fprintf(stderr, "hammer: seed %lu end %d line %d: %s\n", (unsigned long)(e)->seed, (e)->number, __LINE__, \
+              #what); \
       abort(); \
     } \
   } while (0)
@@ -148,7 +149,8 @@ static void receiver(struct end *e) {
       pthread_mutex_unlock(&e->rx_lock);
       continue;
 
-    case FL_RX_KERNEL: /* bounded; this is the only thread that takes bytes, so the claim of the model is always its own */
+    case FL_RX_KERNEL: /* bounded; this is the only thread that takes bytes, so the claim of the model is always its own
+                        */
       if (limit > need)
         limit = need;
       fl_rx_publish(&e->rx);

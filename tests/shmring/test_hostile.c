@@ -108,7 +108,8 @@ Test(hostile, rubbish_in_every_field_stays_inside_the_ring) {
     fl_segment_init(p.seg, RING);
     fl_attach(p.seg, RING, 0, &p.tx[0], &p.rx[0]);
     for (unsigned round = 0; round < 12; round++) {
-      scribble(p.seg, &s, rnd(&s) % 2 ? p.tx[0].head : p.rx[0].tail + rnd(&s) % 600, rnd(&s) % 2 ? p.tx[0].tail_seen : 0);
+      scribble(p.seg, &s, rnd(&s) % 2 ? p.tx[0].head : p.rx[0].tail + rnd(&s) % 600,
+               rnd(&s) % 2 ? p.tx[0].tail_seen : 0);
       use(&p, &s, &krx);
     }
     broken += p.tx[0].broken || p.rx[0].broken;

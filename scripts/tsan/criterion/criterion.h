@@ -4,9 +4,9 @@
  * arena of the real one wants addresses that the sanitizer has taken. scripts/test puts this folder in front of the
  * system's include files for that build only.
  *
- * As with Criterion each test runs in a process of its own, one after another, and the last line of output tells how many
- * passed. Arguments are ignored. Define every test file's tests in one or several source files; the runner is in each and
- * linked once.
+ * As with Criterion each test runs in a process of its own, one after another, and the last line of output tells how
+ * many passed. Arguments are ignored. Define every test file's tests in one or several source files; the runner is in
+ * each and linked once.
  */
 #pragma once
 
@@ -35,9 +35,9 @@ struct tsan_options {
 };
 
 struct tsan_test {
-  const char *suite, *name;                        /* name is NULL for a suite */
+  const char *suite, *name; /* name is NULL for a suite */
   void (*run)(void *param);
-  struct criterion_test_params (*params)(void);    /* NULL: run once, with NULL */
+  struct criterion_test_params (*params)(void); /* NULL: run once, with NULL */
   struct tsan_options options;
   struct tsan_test *next;
 };
@@ -83,8 +83,10 @@ __attribute__((weak)) void tsan_child(const struct tsan_test *suite, const struc
 }
 
 /* True if it ended as it should. */
-__attribute__((weak)) bool tsan_once(const struct tsan_test *suite, const struct tsan_test *t, void *param, bool *skipped);
-__attribute__((weak)) bool tsan_once(const struct tsan_test *suite, const struct tsan_test *t, void *param, bool *skipped) {
+__attribute__((weak)) bool tsan_once(const struct tsan_test *suite, const struct tsan_test *t, void *param,
+                                     bool *skipped);
+__attribute__((weak)) bool tsan_once(const struct tsan_test *suite, const struct tsan_test *t, void *param,
+                                     bool *skipped) {
   int status, code, sig;
 
   fflush(NULL);
@@ -123,15 +125,15 @@ __attribute__((weak)) int main(int argc, char **argv) {
     tested += !skipped;
     passed += ok && !skipped;
   }
-  fprintf(stderr, "[====] Synthesis: Tested: %u | Passing: %u | Failing: %u | Crashing: 0 (skipped: %u)\n", tested, passed,
-          tested - passed, skips);
+  fprintf(stderr, "[====] Synthesis: Tested: %u | Passing: %u | Failing: %u | Crashing: 0 (skipped: %u)\n", tested,
+          passed, tested - passed, skips);
   return tested == passed ? 0 : 1;
 }
 
 #define TSAN_REGISTER(s, n, string, function, list, ...) \
   __attribute__((constructor)) static void tsan_register_##s##_##n(void) { \
     static struct tsan_test t = { \
-      .suite = #s, .name = string, .run = function, .params = list, .options = {__VA_ARGS__}}; \
+        .suite = #s, .name = string, .run = function, .params = list, .options = {__VA_ARGS__}}; \
     tsan_add(&t); \
   }
 
@@ -143,7 +145,8 @@ __attribute__((weak)) int main(int argc, char **argv) {
   TSAN_REGISTER(s, n, #n, tsan_run_##s##_##n, NULL, __VA_ARGS__) \
   static void tsan_body_##s##_##n(void)
 
-/* ---- assertions: cr_assert ends the test, cr_expect lets it go on; both take a printf format and its arguments ---- */
+/* ---- assertions: cr_assert ends the test, cr_expect lets it go on; both take a printf format and its arguments ----
+ */
 
 #define TSAN_FAILED(fatal, what, ...) \
   do { \

@@ -5,7 +5,7 @@
 #include "criterion.h"
 
 #define cr_make_param_array(type, array, count, ...) \
-  (struct criterion_test_params){sizeof(type), (void *)(array), (count), ##__VA_ARGS__}
+  (struct criterion_test_params) { sizeof(type), (void *)(array), (count), ##__VA_ARGS__ }
 
 #define ParameterizedTestParameters(s, n) static struct criterion_test_params tsan_params_##s##_##n(void)
 
