@@ -145,7 +145,6 @@ session_transcript() {
 
 @test "psql sees the same answers as another user" {
   mode both
-  steady
   start_postgres
   as_user nobody
   psql -c "SELECT sum(i) FROM generate_series(1, 20000) i, generate_series(1, 2) j" >"$T/answer"
@@ -153,5 +152,5 @@ session_transcript() {
   assert_equal "$(sed -n 1p "$T/answer")" 400020000
   assert_equal "$(sed -n 2p "$T/answer")" "$(yes "$(printf 'x%.0s' {1..1000})" | head -n 5000 | digest)"
   stop_postgres
-  assert_ring_share psql 50
+  assert_paired psql
 }

@@ -74,8 +74,8 @@ connections() { stat_json "$1" | jq -c "[.processes[].connections[]] | $2"; }
 
 @test "run: both ends pair" {
   need_tool
-  start_echo --stats="$STATS"
-  run_tool --stats="$STATS" "$PYTHON" "$FIXTURES/pair.py" talk "$HOST" "$PORT" >"$T/talk.out"
+  start_echo --stats="$STATS" --spin-us=2000
+  run_tool --stats="$STATS" --spin-us=2000 "$PYTHON" "$FIXTURES/pair.py" talk "$HOST" "$PORT" >"$T/talk.out"
   stop echo
   MODE=both assert_ring_share python3 60
 }
