@@ -12,11 +12,10 @@
 
 #define KERNEL_EVERY_NS 4000u     /* while spinning, look at the kernel lane this often */
 #define CLOCK_EVERY 8u            /* looks between two looks at the clock, which costs as much as they do */
-#define YIELDS 4u                 /* on the same CPU, give it away this often before sleeping */
+#define YIELD_SHARE 20u
 #define YIELD_LATE_NS 150000u     /* a yield that took longer, and brought nothing, went to a third party; */
 #define YIELD_LOST_NS 1000000u    /* one that took so long did, whatever it brought */
-#define BACKOFF_MIN_NS 250000000u /* a late yield costs milliseconds, so they have to be few */
-#define BACKOFF_MAX_NS 4000000000u
+#define BACKOFF_MAX_NS 2000000000u
 #define LONG 4u /* times spin_ns */
 #define LONG_TRIES 3u
 #define SHORT 32u /* spin_ns divided by this */
@@ -31,7 +30,7 @@ extern const unsigned int __rseq_size __attribute__((weak));
 static _Atomic uint64_t mult, inverse;   /* nanoseconds per tick and ticks per nanosecond, 32.32 fixed point */
 static bool fixed;                       /* written before there are threads */
 static _Atomic uint64_t contended_until; /* fl_now() */
-static _Atomic uint64_t backoff_ns;
+static _Atomic uint64_t backoff; /* ticks */
 
 static uint64_t monotonic_ns(void) {
   struct timespec ts;
@@ -108,19 +107,21 @@ bool fl_wait_contended(void) {
   return until && (int64_t)(until - fl_now()) > 0;
 }
 
-/* Somebody else wants this CPU: no yielding for a while, longer each time that it happens again soon. */
-static void contend(uint64_t now) {
-  uint64_t ns = atomic_load_explicit(&backoff_ns, memory_order_relaxed);
+/*
+ * A yield of `lost` ticks went to somebody else. None for so long that such losses stay below a twentieth of the time; and
+ * for twice as long as the last time if that was only a moment ago, for then somebody computes without end.
+ */
+static void contend(uint64_t now, uint64_t lost) {
   uint64_t until = atomic_load_explicit(&contended_until, memory_order_relaxed);
+  uint64_t last = atomic_load_explicit(&backoff, memory_order_relaxed), next = lost * YIELD_SHARE;
 
-  bool again = until && now - until < fl_ns_to_ticks(2 * ns);
-  ns = again ? 2 * ns : BACKOFF_MIN_NS;
-  if (ns < BACKOFF_MIN_NS)
-    ns = BACKOFF_MIN_NS;
-  if (ns > BACKOFF_MAX_NS)
-    ns = BACKOFF_MAX_NS;
-  atomic_store_explicit(&backoff_ns, ns, memory_order_relaxed);
-  atomic_store_explicit(&contended_until, now + fl_ns_to_ticks(ns), memory_order_relaxed);
+  if (now - until < last && next < 2 * last)
+    next = 2 * last;
+  uint64_t most = fl_ns_to_ticks(BACKOFF_MAX_NS);
+  if (next > most)
+    next = most;
+  atomic_store_explicit(&backoff, next, memory_order_relaxed);
+  atomic_store_explicit(&contended_until, now + next, memory_order_relaxed);
 }
 
 void fl_wait_fixed(void) { fixed = true; }
@@ -157,7 +158,7 @@ enum fl_wait_verdict fl_wait_step(struct fl_wait *w) {
     return FL_WAIT_SLEEP;
 
   if (w->same_cpu) {
-    if (fixed ? (int64_t)(w->last - w->deadline) >= 0 : w->yields++ >= YIELDS)
+    if ((int64_t)(w->last - w->deadline) >= 0)
       return FL_WAIT_SLEEP;
     sched_yield();
     uint64_t now = fl_now();
@@ -196,7 +197,7 @@ void fl_wait_end(struct fl_wait *w, bool found) {
     return;
   if (w->same_cpu) {
     if (w->longest > fl_ns_to_ticks(found ? YIELD_LOST_NS : YIELD_LATE_NS))
-      contend(w->last);
+      contend(w->last, w->longest);
     return;
   }
   if (found) {

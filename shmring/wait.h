@@ -44,7 +44,7 @@ struct fl_wait {
   struct fl_wait_hist *hist;
   uint64_t begin, last, deadline, kernel_at; /* fl_now() units */
   uint64_t longest;                          /* longest yield */
-  uint32_t yields, looks;
+  uint32_t looks;
   int peer_cpu;
   bool same_cpu;
   bool none;  /* do not wait at all */
