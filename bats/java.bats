@@ -29,7 +29,7 @@ echo_transcript() { # SERVER_KIND CLIENT_KIND CLIENTS ROUNDS LARGEST
   mode both
   steady
   same_as_tcp echo_transcript blocking blocking 1 3000 10000
-  assert_ring_share java 50
+  assert_ring_share java 30
 }
 
 @test "blocking sockets, 20 clients" {

@@ -51,7 +51,7 @@ kill_at_random() {
   as_self
   stop echo
   grep -Eqx '[0-9a-f]{32}' "$T/talk.out"
-  assert_ring_share python3 60
+  assert_ring_share python3 30
 }
 
 @test "a server of another user pairs and works" {
@@ -64,7 +64,7 @@ kill_at_random() {
   talk 2 2000 >"$T/talk.out"
   stop echo
   grep -Eqx '[0-9a-f]{32}' "$T/talk.out"
-  assert_ring_share python3 60
+  assert_ring_share python3 30
 }
 
 @test "two ends of one user that is not root pair" {
@@ -75,7 +75,7 @@ kill_at_random() {
   start_echo
   talk 2 2000 >"$T/talk.out"
   stop echo
-  assert_ring_share python3 60
+  assert_ring_share python3 30
 }
 
 @test "closed connections leave no segment, descriptor or name" {
@@ -89,7 +89,7 @@ kill_at_random() {
   wait_for 3 no_segments || fail "$(segments "$pid")"
   [[ -z $(rendezvous "$PORT") ]] || fail "$(rendezvous "$PORT")"
   stop echo
-  assert_ring_share python3 50
+  assert_ring_share python3 20
 }
 
 @test "a connection whose peer has no library leaves no name" {

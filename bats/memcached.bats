@@ -35,14 +35,14 @@ netcat_transcript() {
   mode both
   steady
   checked_clients 1 2000 2000
-  assert_ring_share memcached 60
+  assert_ring_share memcached 30
 }
 
 @test "memcached, 50 clients" {
   mode both
   steady
   checked_clients 50 150 2000
-  assert_ring_share memcached 60
+  assert_ring_share memcached 30
 }
 
 @test "memcached, values up to 4 MB" {
@@ -56,7 +56,7 @@ netcat_transcript() {
   mode both
   steady
   checked_clients 4 500 20000
-  assert_ring_share memcached 60
+  assert_ring_share memcached 30
 }
 
 @test "memcached, only the client has the library" {

@@ -10,7 +10,7 @@ HOST=127.0.0.1
 SENDFILE=on
 WORKERS=1
 BACKEND=127.0.0.1:1
-SHARE=60 # percent; 0: with the presets
+SHARE=30 # percent; 0: with the presets
 
 start_nginx() { # [NAME]
   local name=${1:-nginx} dir=$T/${1:-nginx}
@@ -118,7 +118,7 @@ curl_transcript() {
   mode both
   steady
   same_as_tcp curl_transcript
-  assert_ring_share curl 50
+  assert_ring_share curl 30
 }
 
 @test "curl sees the same headers and bodies with a connection per request" {

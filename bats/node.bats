@@ -20,7 +20,7 @@ http_transcript() { # SOCKETS REQUESTS LARGEST
   mode both
   steady
   same_as_tcp http_transcript 1 1000 10000
-  assert_ring_share node 50
+  assert_ring_share node 30
 }
 
 @test "node http, 50 kept connections" {

@@ -55,7 +55,7 @@ unpaired() { assert_equal "$(lanes "" | cut -d' ' -f 3,4)" "0 0"; }
   options FASTLOCAL_TRANSPORT=shm FASTLOCAL_SPIN_US=2000
   exchange
   silent
-  assert_ring_share python3 60
+  assert_ring_share python3 30
 }
 
 # FASTLOCAL_PORTS with @ in place of the server's port.
@@ -103,7 +103,7 @@ exchange_with_ports() {
   options FASTLOCAL_SPIN_US=2000
   exchange
   silent
-  assert_ring_share python3 80
+  assert_ring_share python3 50
 }
 
 @test "a registry that does not exist, or cannot be read, changes nothing between two local processes" {

@@ -84,7 +84,7 @@ session_transcript() {
   steady
   run_pgbench 1 500
   assert_paired postgres # its share has the loading of the tables in it, whose client has no library
-  assert_ring_share pgbench 50
+  assert_ring_share pgbench 30
 }
 
 @test "pgbench, 8 clients, prepared statements" {
@@ -128,8 +128,8 @@ session_transcript() {
   mode both
   steady
   same_as_tcp copy_transcript
-  assert_ring_share postgres 50
-  assert_ring_share psql 50
+  assert_ring_share postgres 30
+  assert_ring_share psql 30
 }
 
 @test "COPY out and in gives the same table, only the server has the library" {

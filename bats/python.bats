@@ -46,7 +46,7 @@ echo_transcript() { # CLIENTS ROUNDS LARGEST
   mode both
   steady
   same_as_tcp fetch_transcript keepalive 6
-  assert_ring_share python3 50
+  assert_ring_share python3 30
 }
 
 @test "http.server and urllib, a connection per request" {
@@ -59,7 +59,7 @@ echo_transcript() { # CLIENTS ROUNDS LARGEST
   mode both
   steady
   same_as_tcp curl_transcript
-  assert_ring_share curl 60
+  assert_ring_share curl 30
 }
 
 @test "http.server and http.client over ::1" {
@@ -85,7 +85,7 @@ echo_transcript() { # CLIENTS ROUNDS LARGEST
   mode both
   steady
   same_as_tcp echo_transcript 1 2000 10000
-  assert_ring_share python3 50
+  assert_ring_share python3 30
 }
 
 @test "asyncio echo, 50 clients" {

@@ -35,7 +35,7 @@ benchmark() {
 }
 
 HOST=127.0.0.1
-SHARE=60 # percent; 0: with the presets
+SHARE=30 # percent; 0: with the presets
 
 @test "redis-benchmark, 1 client" { mode both && benchmark 1 4000 set,get; }
 @test "redis-benchmark, 8 clients" { mode both && benchmark 8 20000 set,get; }
@@ -64,8 +64,8 @@ values_transcript() {
   mode both
   steady
   same_as_tcp values_transcript
-  assert_ring_share redis-server 50
-  assert_ring_share redis-cli 50
+  assert_ring_share redis-server 30
+  assert_ring_share redis-cli 30
 }
 
 @test "redis-cli gets the same values with the library on the client only" {
@@ -94,7 +94,7 @@ pipe_transcript() {
   steady
   same_as_tcp pipe_transcript
   grep -q '^errors: 0, replies: ' "$T/library.txt"
-  assert_ring_share redis-cli 60
+  assert_ring_share redis-cli 30
 }
 
 @test "redis-cli --pipe loads the same data with the library on the server only" {

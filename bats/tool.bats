@@ -77,7 +77,7 @@ connections() { stat_json "$1" | jq -c "[.processes[].connections[]] | $2"; }
   start_echo --stats="$STATS" --spin-us=2000
   run_tool --stats="$STATS" --spin-us=2000 "$PYTHON" "$FIXTURES/pair.py" talk "$HOST" "$PORT" >"$T/talk.out"
   stop echo
-  MODE=both assert_ring_share python3 60
+  MODE=both assert_ring_share python3 30
 }
 
 @test "stat: shows each connection at both ends, with addresses, states and all bytes" {
