@@ -35,7 +35,7 @@ HOST=127.0.0.1
   fi
   stop hold
   stop echo
-  assert_ring_share python3 30
+  assert_paired python3
 }
 
 # PID: kilobytes of its shared segments that are in memory
