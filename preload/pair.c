@@ -193,7 +193,8 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
   l->seg = p->seg;
   l->seg_bytes = p->bytes;
   fl_attach(p->seg, p->ring_size, p->end, &c->tx, &c->rx);
-  fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
+  fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
+  fl_tx_sent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   fl_rx_taken(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed));
   virtual_options(c, fd);
   inherited_options(c, fd);

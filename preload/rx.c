@@ -163,7 +163,7 @@ static bool eof_is_reset(struct fl_conn *c) {
 }
 
 bool fl_rx_quiet(const struct fl_conn *c) {
-  return fl_rx_kernel_hint(&c->rx) == atomic_load_explicit(&c->krx, memory_order_relaxed) && !fl_rx_flags(&c->rx);
+  return fl_rx_kernel_intent(&c->rx) == atomic_load_explicit(&c->krx, memory_order_relaxed) && !fl_rx_flags(&c->rx);
 }
 
 enum spin { SPIN_AGAIN, SPIN_KERNEL, SPIN_SLEEP, SPIN_SIGNAL, SPIN_GONE };
@@ -385,6 +385,19 @@ static size_t peek(struct fl_conn *c, int fd, const struct fl_io *io) {
   return got;
 }
 
+/*
+ * Kernel bytes that were sent before anything that the ring may still get: taken without turning NATIVE. It matters where the
+ * sender waits for TCP's buffer and runs the moment that we make room there: it must find us WATCHING, or a stream that
+ * once went over TCP would never leave it. Lock held, the ring was empty.
+ */
+static ssize_t take_sent(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
+  uint64_t krx = atomic_load_explicit(&c->krx, memory_order_relaxed), sent = fl_rx_kernel_sent(&c->rx);
+
+  if (FL_LIKELY(sent <= krx) || fl_rx_head(&c->rx) != c->rx.tail)
+    return 0;
+  return kernel_take(c, fd, io, got, sent - krx < io->len - got ? (size_t)(sent - krx) : io->len - got);
+}
+
 static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
   struct fl_span span[2];
   uint64_t need;
@@ -462,6 +475,13 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
     /* empty */
     fl_rx_publish(&c->rx);
     enum fl_state state = fl_rx_state(&c->rx);
+    if (state == FL_WATCHING && !(io->flags & MSG_PEEK)) {
+      ssize_t n = take_sent(c, fd, io, got);
+      if (n > 0 && (got += (size_t)n) == io->len)
+        break;
+      if (n > 0)
+        continue;
+    }
     if (got > 0 && !all) {
       /* A short count tells an edge-triggered reader that there is no more: be sure that it is so. */
       if (fl_rx_quiet(c))

@@ -46,7 +46,7 @@ void fl_send_begin(struct fl_conn *c, size_t hint) {
   atomic_fetch_add_explicit(&c->tx_busy, 1, memory_order_seq_cst);
   fl_conn_enter(c);
   if (fl_conn_mapped(c))
-    fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed) + hint);
+    fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed) + hint);
 }
 
 void fl_send_enter(struct fl_conn *c, size_t hint) {
@@ -66,8 +66,12 @@ void fl_send_end(struct fl_conn *c, ssize_t sent) {
   }
   /* release: pairs with the acquire of tx_busy in tx_push; ktx is complete when 0 is seen */
   int left = atomic_fetch_sub_explicit(&c->tx_busy, 1, memory_order_acq_rel) - 1;
-  if (left == 0 && fl_conn_mapped(c))
-    fl_tx_hint(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
+  if (fl_conn_mapped(c)) {
+    uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_relaxed);
+    fl_tx_sent(&c->tx, ktx);
+    if (left == 0)
+      fl_tx_intent(&c->tx, ktx);
+  }
   fl_conn_leave(c);
 }
 

@@ -256,8 +256,13 @@ uint64_t fl_tx_unconsumed(const struct fl_tx *tx) {
   return tx->broken || tail > head ? 0 : head - tail;
 }
 
-void fl_tx_hint(struct fl_tx *tx, uint64_t kernel_sent) {
-  atomic_store_explicit(&tx->lane->kernel_sent, kernel_sent, memory_order_relaxed);
+void fl_tx_intent(struct fl_tx *tx, uint64_t bytes) {
+  atomic_store_explicit(&tx->lane->kernel_intent, bytes, memory_order_relaxed);
+}
+
+void fl_tx_sent(struct fl_tx *tx, uint64_t bytes) {
+  /* release: pairs with fl_rx_kernel_sent; what was published before these bytes were sent is seen with the count */
+  atomic_store_explicit(&tx->lane->kernel_sent, bytes, memory_order_release);
 }
 
 void fl_tx_flag(struct fl_tx *tx, uint32_t flag) {

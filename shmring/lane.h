@@ -70,7 +70,9 @@ struct fl_lane {
   _Alignas(128) _Atomic uint32_t extent_head; /* extents ever written */
   _Atomic uint32_t flags;
   _Atomic int32_t tx_cpu;       /* CPU on which the sender last ran, -1 unknown */
-  _Atomic uint64_t kernel_sent; /* hint: bytes ever sent on the kernel lane */
+  _Atomic uint64_t kernel_sent; /* bytes sent on the kernel lane by calls that have returned: what is in the ring, or
+                                   will be, comes after at least these */
+  _Atomic uint64_t kernel_intent; /* hint: the same, with those of the calls under way */
   _Atomic uint32_t waiting;     /* the sender sleeps until there is space; the receiver clears it when it wakes it */
 
   _Alignas(128) _Atomic uint64_t tail; /* bytes ever consumed; published lazily */
@@ -189,8 +191,10 @@ bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted)
 /* Bytes published and not yet known to be consumed, 0 if broken. A hint where the caller has no lock. */
 uint64_t fl_tx_unconsumed(const struct fl_tx *tx);
 
-/* Leaves the kernel_sent hint, and a flag, for the receiver. */
-void fl_tx_hint(struct fl_tx *tx, uint64_t kernel_sent);
+/* Tells the receiver how much was sent on the kernel lane: as intended before a call, as done after it. And a flag.
+ * [any thread] */
+void fl_tx_intent(struct fl_tx *tx, uint64_t bytes);
+void fl_tx_sent(struct fl_tx *tx, uint64_t bytes);
 void fl_tx_flag(struct fl_tx *tx, uint32_t flag);
 
 /*
@@ -243,13 +247,19 @@ static inline uint64_t fl_tx_kernel_backlog(const struct fl_tx *tx, uint64_t ktx
   return taken < ktx ? ktx - taken : 0;
 }
 
-/* Peer's FL_FLAG_* bits, and its kernel_sent hint (not to be trusted: only ever a reason to look). [any thread] */
+/* Peer's FL_FLAG_* bits, and what it says of the kernel lane. [any thread] */
 static inline uint32_t fl_rx_flags(const struct fl_rx *rx) {
   /* acquire: pairs with fl_tx_flag; what the sender published before the flag is visible with it */
   return atomic_load_explicit(&rx->lane->flags, memory_order_acquire);
 }
-static inline uint64_t fl_rx_kernel_hint(const struct fl_rx *rx) {
-  return atomic_load_explicit(&rx->lane->kernel_sent, memory_order_relaxed);
+static inline uint64_t fl_rx_kernel_intent(const struct fl_rx *rx) {
+  return atomic_load_explicit(&rx->lane->kernel_intent, memory_order_relaxed);
+}
+/* So many bytes of the kernel lane come before all that is published from now on. If the ring is found empty after this
+ * look, they may be taken whatever the state is. A peer that lies misorders its own bytes. */
+static inline uint64_t fl_rx_kernel_sent(const struct fl_rx *rx) {
+  /* acquire: the look at the head stays behind this one, or a chunk published between the two would be overtaken */
+  return atomic_load_explicit(&rx->lane->kernel_sent, memory_order_acquire);
 }
 
 /* CPU on which the other end last sent (for a receiver) or received (for a sender); -1 if not known. [any thread] */

@@ -260,11 +260,13 @@ Test(lane, hints_flags_and_cpus_reach_the_other_end) {
   cr_assert_eq(fl_rx_peer_cpu(rx), -1);
   fl_tx_at_cpu(tx, 3);
   fl_rx_at_cpu(rx, 4);
-  fl_tx_hint(tx, 77);
+  fl_tx_intent(tx, 77);
+  fl_tx_sent(tx, 70);
   fl_tx_flag(tx, FL_FLAG_FIN);
   cr_assert_eq(fl_rx_peer_cpu(rx), 3);
   cr_assert_eq(fl_tx_peer_cpu(tx), 4);
-  cr_assert_eq(fl_rx_kernel_hint(rx), 77);
+  cr_assert_eq(fl_rx_kernel_intent(rx), 77);
+  cr_assert_eq(fl_rx_kernel_sent(rx), 70);
   cr_assert_eq(fl_rx_flags(rx), FL_FLAG_FIN);
 }
 
