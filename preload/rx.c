@@ -386,9 +386,9 @@ static size_t peek(struct fl_conn *c, int fd, const struct fl_io *io) {
 }
 
 /*
- * Kernel bytes that were sent before anything that the ring may still get: taken without turning NATIVE. It matters where the
- * sender waits for TCP's buffer and runs the moment that we make room there: it must find us WATCHING, or a stream that
- * once went over TCP would never leave it. Lock held, the ring was empty.
+ * Kernel bytes that were sent before anything that the ring may still get: taken without turning NATIVE. It matters
+ * where the sender waits for TCP's buffer and runs the moment that we make room there: it must find us WATCHING, or a
+ * stream that once went over TCP would never leave it. Lock held, the ring was empty.
  */
 static ssize_t take_sent(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
   uint64_t krx = atomic_load_explicit(&c->krx, memory_order_relaxed), sent = fl_rx_kernel_sent(&c->rx);

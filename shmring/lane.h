@@ -69,11 +69,11 @@ struct fl_lane {
 
   _Alignas(128) _Atomic uint32_t extent_head; /* extents ever written */
   _Atomic uint32_t flags;
-  _Atomic int32_t tx_cpu;       /* CPU on which the sender last ran, -1 unknown */
-  _Atomic uint64_t kernel_sent; /* bytes sent on the kernel lane by calls that have returned: what is in the ring, or
-                                   will be, comes after at least these */
+  _Atomic int32_t tx_cpu;         /* CPU on which the sender last ran, -1 unknown */
+  _Atomic uint64_t kernel_sent;   /* bytes sent on the kernel lane by calls that have returned: what is in the ring, or
+                                     will be, comes after at least these */
   _Atomic uint64_t kernel_intent; /* hint: the same, with those of the calls under way */
-  _Atomic uint32_t waiting;     /* the sender sleeps until there is space; the receiver clears it when it wakes it */
+  _Atomic uint32_t waiting;       /* the sender sleeps until there is space; the receiver clears it when it wakes it */
 
   _Alignas(128) _Atomic uint64_t tail; /* bytes ever consumed; published lazily */
   _Atomic uint32_t extent_tail;        /* extents no longer needed */

@@ -10,11 +10,11 @@
 #include <x86intrin.h>
 #endif
 
-#define KERNEL_EVERY_NS 4000u     /* while spinning, look at the kernel lane this often */
-#define CLOCK_EVERY 8u            /* looks between two looks at the clock, which costs as much as they do */
+#define KERNEL_EVERY_NS 4000u /* while spinning, look at the kernel lane this often */
+#define CLOCK_EVERY 8u        /* looks between two looks at the clock, which costs as much as they do */
 #define YIELD_SHARE 20u
-#define YIELD_LATE_NS 150000u     /* a yield that took longer, and brought nothing, went to a third party; */
-#define YIELD_LOST_NS 1000000u    /* one that took so long did, whatever it brought */
+#define YIELD_LATE_NS 150000u  /* a yield that took longer, and brought nothing, went to a third party; */
+#define YIELD_LOST_NS 1000000u /* one that took so long did, whatever it brought */
 #define BACKOFF_MAX_NS 2000000000u
 #define LONG 4u /* times spin_ns */
 #define LONG_TRIES 3u
@@ -30,7 +30,7 @@ extern const unsigned int __rseq_size __attribute__((weak));
 static _Atomic uint64_t mult, inverse;   /* nanoseconds per tick and ticks per nanosecond, 32.32 fixed point */
 static bool fixed;                       /* written before there are threads */
 static _Atomic uint64_t contended_until; /* fl_now() */
-static _Atomic uint64_t backoff; /* ticks */
+static _Atomic uint64_t backoff;         /* ticks */
 
 static uint64_t monotonic_ns(void) {
   struct timespec ts;
@@ -108,8 +108,8 @@ bool fl_wait_contended(void) {
 }
 
 /*
- * A yield of `lost` ticks went to somebody else. None for so long that such losses stay below a twentieth of the time; and
- * for twice as long as the last time if that was only a moment ago, for then somebody computes without end.
+ * A yield of `lost` ticks went to somebody else. None for so long that such losses stay below a twentieth of the time;
+ * and for twice as long as the last time if that was only a moment ago, for then somebody computes without end.
  */
 static void contend(uint64_t now, uint64_t lost) {
   uint64_t until = atomic_load_explicit(&contended_until, memory_order_relaxed);
