@@ -29,6 +29,8 @@
 #define PINS 0 /* times that the connection is forced NATIVE and let go again */
 #endif
 
+/* STALE_SENT: kernel_sent's load of ktx and its store are two steps (matters with two senders only). */
+
 #define TOTAL (Q1 + Q2)
 #define UNKNOWN 255
 
@@ -53,6 +55,7 @@ bit w_state = NATIVE; /* one word: every step reads and writes the two together 
 byte ring[RCAP];
 byte x_pos[ECAP], x_koff[ECAP];
 byte s_xhead, s_xtail, s_tail;
+byte s_ksent; /* kernel_sent */
 
 /* ---- the sending process ---- */
 bit tx_lock;
@@ -216,6 +219,9 @@ proctype Sender(byte quota)
       :: else
       fi;
 
+#ifdef MUT_SENT_BEFORE
+      s_ksent = ktx + quota; /* what is intended: the kernel may take less */
+#endif
       if
       :: atomic { rx_gone -> tx_lock = 0 }
       :: atomic { !rx_gone && len(kq) < KCAP -> kq!sequence; sequence++; ktx++; quota--; tx_lock = 0 }
@@ -226,6 +232,13 @@ proctype Sender(byte quota)
         fi;
         atomic { !tx_lock -> ktx = ktx + len_; quota = quota - len_; len_ = 0; busy-- }
       fi;
+      /* fl_send_end tells the receiver: after busy came down, without the lock, so perhaps late and after others */
+#ifdef STALE_SENT
+      len_ = ktx;
+      atomic { s_ksent = len_; len_ = 0 };
+#else
+      s_ksent = ktx;
+#endif
 next:
       skip
     od;
@@ -422,6 +435,29 @@ proctype Receiver(byte id)
             fi;
             atomic { RX_FREE -> rx_lock = 0; krx = krx + got; got = 0; krx0 = 0; claim = 0 }
           fi
+        fi
+
+      /*
+       * EMPTY, take_sent: the sender says that so many bytes of completed native sends come before all that it publishes
+       * from now on, and there is still nothing in the ring. WATCHING, so nobody sleeps in the kernel lane without a
+       * bound.
+       */
+      :: atomic { r_seen == r_tail && w_state == WATCHING && s_ksent > krx && CLAIM_FREE -> krx0 = s_ksent - krx };
+        if
+#ifdef MUT_SENT_NOT_RECHECKED
+        :: true
+#else
+        :: w_head == r_tail
+#endif
+          ->
+          if
+          :: atomic { READABLE -> kernel_take(krx0); krx = krx + i; i = 0; krx0 = 0; rx_lock = 0 }
+          :: atomic { NOT_READABLE -> krx0 = 0; rx_lock = 0 } /* goes on as if it had not looked */
+          :: atomic { KERNEL_EOF -> krx0 = 0; rx_lock = 0 }
+          fi
+#ifndef MUT_SENT_NOT_RECHECKED
+        :: atomic { w_head != r_tail -> krx0 = 0; rx_lock = 0 }
+#endif
         fi
 
       :: atomic { r_seen == r_tail -> /* EMPTY: fl_rx_native(tail) */
