@@ -64,14 +64,13 @@ void fl_send_end(struct fl_conn *c, ssize_t sent) {
     atomic_fetch_add_explicit(&c->ktx, (uint64_t)sent, memory_order_relaxed);
     fl_count_add(&c->tx_kernel, (uint64_t)sent);
   }
+  /* before tx_busy comes down: until then nobody publishes, so what this count leaves behind it was published before */
+  if (fl_conn_mapped(c))
+    fl_tx_sent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   /* release: pairs with the acquire of tx_busy in tx_push; ktx is complete when 0 is seen */
   int left = atomic_fetch_sub_explicit(&c->tx_busy, 1, memory_order_acq_rel) - 1;
-  if (fl_conn_mapped(c)) {
-    uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_relaxed);
-    fl_tx_sent(&c->tx, ktx);
-    if (left == 0)
-      fl_tx_intent(&c->tx, ktx);
-  }
+  if (left == 0 && fl_conn_mapped(c))
+    fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   fl_conn_leave(c);
 }
 
