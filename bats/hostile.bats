@@ -15,9 +15,7 @@ ended_well() { # STATUS FILE
 
 scribbled() { # SEED
   local status=0
-  PORT=$(free_port)
-  serve echo "$PYTHON" "$FIXTURES/pair.py" serve "$HOST" "$PORT"
-  wait_listen "$PORT"
+  start_echo
   client_in_background talk "$PYTHON" "$FIXTURES/pair.py" talk "$HOST" "$PORT" 2 3000 "$((1 + $1 * 997 % 5000))"
   wait_for 10 grep -q '/memfd:fastlocal (deleted)' "/proc/$(pid_of talk)/maps" || true
   plain "$PYTHON" "$FIXTURES/scribble.py" "$(pid_of talk || echo 0)" "$1" 40
@@ -27,7 +25,7 @@ scribbled() { # SEED
   unset "PIDS[talk]"
   ((status == 143)) || ended_well "$status" "$T/talk.err" || fail "the client ended with status $status: $(tail -n 3 "$T/talk.err")"
   # the server has other connections to care for
-  MODE=none plain "$PYTHON" "$FIXTURES/pair.py" talk "$HOST" "$PORT" 1 20 >/dev/null
+  MODE=none talk 1 20 >/dev/null
   stop echo
 }
 

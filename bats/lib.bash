@@ -142,6 +142,16 @@ stop() {
   ((status == 0 || status == 128 + $(kill -l "$signal"))) || fail "$1 ended with status $status"
 }
 
+# --- the echo server and client of fixtures/pair.py, at $HOST ---------------------------------------------------------
+
+start_echo() {
+  PORT=$(free_port)
+  serve echo "$PYTHON" "$FIXTURES/pair.py" serve "$HOST" "$PORT"
+  wait_listen "$PORT"
+}
+
+talk() { client "$PYTHON" "$FIXTURES/pair.py" talk "$HOST" "$PORT" "$@"; }
+
 # --- waiting -------------------------------------------------------------------------------------------------------
 
 wait_for() { # SECONDS CMD...: until the command succeeds

@@ -6,14 +6,6 @@ load lib
 
 HOST=127.0.0.1
 
-start_echo() {
-  PORT=$(free_port)
-  serve echo "$PYTHON" "$FIXTURES/pair.py" serve "$HOST" "$PORT"
-  wait_listen "$PORT"
-}
-
-talk() { client "$PYTHON" "$FIXTURES/pair.py" talk "$HOST" "$PORT" "$@"; }
-
 # PATTERN VICTIM: see kill_peer.py. The survivors, which end in an orderly way, tell that they were paired.
 kill_at_random() {
   local rounds verdicts paired

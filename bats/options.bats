@@ -6,14 +6,6 @@ load lib
 
 HOST=127.0.0.1
 
-start_echo() {
-  PORT=$(free_port)
-  serve echo "$PYTHON" "$FIXTURES/pair.py" serve "$HOST" "$PORT"
-  wait_listen "$PORT"
-}
-
-talk() { client "$PYTHON" "$FIXTURES/pair.py" talk "$HOST" "$PORT" "$@"; }
-
 # A whole exchange with the options that are set; both ends say nothing, and nothing is lost.
 exchange() {
   start_echo
