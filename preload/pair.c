@@ -3,10 +3,11 @@
  * preload/pair.c - from a young connection to a paired one: when to look for the other end, whether the counts agree
  * with the kernel's, and what to do when it does not answer.
  *
- * A connection that carried few messages costs a counter. After FIRST_OPS messages or FIRST_BYTES bytes each end takes
- * the first step of the rendezvous. The end that has to wait looks again with its next messages, then at intervals that
- * double, and gives up after about a fifth of a second (the reader of a stream may be megabytes behind); it begins anew
- * a few times, ever later. All of that happens inside calls that the application makes anyway.
+ * A connection that carried few messages costs a counter. After FASTLOCAL_PAIR_AFTER messages, or as many times
+ * MESSAGE_BYTES, each end takes the first step of the rendezvous. The end that has to wait looks again with its next
+ * messages, then at intervals that double, and gives up after about a fifth of a second (the reader of a stream may be
+ * megabytes behind); it begins anew a few times, ever later. All of that happens inside calls that the application
+ * makes anyway.
  */
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -20,10 +21,9 @@
 #include "registry/sys.h"
 #include "stats.h"
 
-#define FIRST_OPS 8u
-#define FIRST_BYTES (48u << 10)
-#define QUICK_LOOKS 8u /* looks with every message */
-#define LOOKS 20u      /* looks at one rendezvous before it is given up */
+#define MESSAGE_BYTES (6u << 10) /* so many bytes count as a message: a stream is worth it sooner */
+#define QUICK_LOOKS 8u           /* looks with every message */
+#define LOOKS 20u                /* looks at one rendezvous before it is given up */
 #define FIRST_WAIT_NS 50000u
 #define STARTS 4u /* rendezvous of one connection */
 #define RESTART_NS \
@@ -348,12 +348,15 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
 void fl_pair_tick(struct fl_conn *c, int fd, size_t n) {
   struct fl_local *l = fl_local_of(c);
 
+  uint32_t first = fl_options.pair_after;
+
   if (atomic_load_explicit(&c->phase, memory_order_acquire) >= FL_PAIRED)
     return;
   /* counters that two threads may race on: a lost message delays the next look by one */
   l->ops++;
   l->bytes += n;
-  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0 : l->ops < FIRST_OPS && l->bytes < FIRST_BYTES)
+  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0
+                   : l->ops < first && l->bytes < (uint64_t)first * MESSAGE_BYTES)
     return;
   int saved = errno;
   if (fl_lock(&c->tx_lock) == FL_LOCKED) {
