@@ -407,6 +407,9 @@ FL_EXPORT int getsockopt(int fd, int level, int name, void *restrict value, sock
     int v = atomic_load_explicit(kept, memory_order_relaxed);
     memcpy(value, &v, *len < sizeof v ? *len : sizeof v);
   }
+  /* one that a receive met, which had bytes to return */
+  if (level == SOL_SOCKET && name == SO_ERROR && *len == sizeof(int) && *(int *)value == 0)
+    *(int *)value = atomic_exchange_explicit(&c->rx_error, 0, memory_order_relaxed);
   return r;
 }
 

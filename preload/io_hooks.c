@@ -126,7 +126,8 @@ FL_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags) {
   return fl_recv(c, fd, &io);
 }
 
-/* One message at a time, as the kernel does; its timeout, too, is looked at only between messages. */
+/* One message at a time, as the kernel does; its timeout, too, is looked at only between messages. An error of the
+ * connection is reported before any message, and the end of the stream fills all of them. */
 FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struct timespec *timeout) {
   struct fl_conn *c = fl_conn_of(fd);
   unsigned done = 0;
@@ -134,6 +135,12 @@ FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struc
   if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_plausible(vec, n * sizeof *vec) ||
       (timeout && !fl_addr_plausible(timeout, sizeof *timeout)))
     return REAL(recvmmsg)(fd, vec, n, flags, timeout);
+  int error = 0;
+  socklen_t size = sizeof error;
+  if (!(flags & MSG_ERRQUEUE) && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error) {
+    errno = error;
+    return -1;
+  }
   uint64_t begin = fl_now(),
            limit = timeout ? (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec : UINT64_MAX;
   while (done < n) {
@@ -141,8 +148,6 @@ FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struc
     if (got < 0)
       break;
     vec[done++].msg_len = (unsigned)got;
-    if (got == 0)
-      break;
     if (flags & MSG_WAITFORONE)
       flags |= MSG_DONTWAIT;
     if (timeout) {
@@ -318,6 +323,10 @@ FL_EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t n) {
 }
 
 #if __SIZEOF_LONG__ == 8 /* off_t and off64_t are one type */
+/* What programs with _FILE_OFFSET_BITS=64 call. */
+extern __typeof__(preadv2) preadv64v2 __attribute__((alias("preadv2"), visibility("default"), copy(preadv2)));
+extern __typeof__(pwritev2) pwritev64v2 __attribute__((alias("pwritev2"), visibility("default"), copy(pwritev2)));
+
 FL_EXPORT ssize_t sendfile64(int out, int in, off64_t *offset, size_t n) {
   return do_sendfile(out, in, (off_t *)offset, n, (__typeof__(&sendfile))REAL(sendfile64));
 }

@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "io.h"
 #include "log.h"
@@ -63,6 +64,13 @@ static ssize_t recv_native(struct fl_conn *c, int fd, const struct fl_io *io) {
   return recv_begun(c, fd, io);
 }
 
+/* The kernel reports an error of the connection once and says end of file afterwards: keep it for the call that can
+ * report it (recv_empty, SO_ERROR). */
+static void keep_error(struct fl_conn *c, int error) {
+  if (error != EAGAIN && error != EINTR && error != EFAULT)
+    atomic_store_explicit(&c->rx_error, error, memory_order_relaxed);
+}
+
 /* At most `max` bytes of the kernel lane now, into the iovecs from `at` on; -errno. Lock held. */
 static ssize_t kernel_take(struct fl_conn *c, int fd, const struct fl_io *io, size_t at, size_t max) {
   struct iovec part[REST_IOV];
@@ -89,11 +97,17 @@ static ssize_t kernel_take(struct fl_conn *c, int fd, const struct fl_io *io, si
     fl_rx_taken(&c->rx, atomic_fetch_add_explicit(&c->krx, (uint64_t)got, memory_order_relaxed) + (uint64_t)got);
     fl_count_add(&c->rx_kernel, (uint64_t)got);
   }
-  /* The kernel reports an error of the connection once and says end of file afterwards: keep it for the call that can
-   * report it (recv_empty). */
-  if (got < 0 && got != -EAGAIN && got != -EINTR && got != -EFAULT)
-    atomic_store_explicit(&c->rx_error, (int32_t)-got, memory_order_relaxed);
+  if (got < 0)
+    keep_error(c, (int)-got);
   return got;
+}
+
+/* Are there bytes on the kernel lane? A receive that finds none takes an error of the connection with it, which is then
+ * gone for poll and SO_ERROR: not to be made by a call that has bytes to return. */
+static bool kernel_has(int fd) {
+  int n = 0;
+
+  return fl_sys_ioctl(fd, FIONREAD, &n) == 0 && n > 0;
 }
 
 /* ---- helpers ---- */
@@ -296,6 +310,8 @@ static ssize_t recv_rest(struct fl_conn *c, int fd, const struct fl_io *io, size
     n = recv_window(c, fd, io, got, &asked);
     if (n > 0)
       got += (size_t)n;
+    else if (n < 0)
+      keep_error(c, errno);
     if (n != (ssize_t)asked || got == io->len)
       break;
     sleeper_begin(c);
@@ -354,7 +370,9 @@ static size_t kernel_peek(int fd, const struct fl_io *io, size_t at, size_t befo
     at = 0;
   }
   struct msghdr msg = {.msg_iov = part, .msg_iovlen = (size_t)n};
-  ssize_t got = fl_sys_recvmsg(fd, &msg, MSG_DONTWAIT | MSG_PEEK);
+  if (!kernel_has(fd))
+    return 0;
+  ssize_t got = fl_sys_recvmsg(fd, &msg, MSG_DONTWAIT | MSG_PEEK | (io->flags & MSG_TRUNC));
   return got > (ssize_t)before ? (size_t)got - before : 0;
 }
 
@@ -430,6 +448,8 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
     }
 
     if (r == FL_RX_KERNEL) {
+      if (FL_UNLIKELY(got == io->len))
+        break; /* of length 0 */
       ssize_t n = kernel_take(c, fd, io, got, need < io->len - got ? (size_t)need : io->len - got);
       if (n > 0) {
         got += (size_t)n;
@@ -488,7 +508,7 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         break;
       if (!fl_rx_native(&c->rx, c->rx.tail))
         continue;
-      ssize_t n = kernel_take(c, fd, io, got, io->len - got);
+      ssize_t n = kernel_has(fd) ? kernel_take(c, fd, io, got, io->len - got) : 0;
       if (n > 0)
         got += (size_t)n;
       fl_conn_watch(c);
