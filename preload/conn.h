@@ -115,6 +115,7 @@ struct fl_conn {
   struct fl_count tx_ring, tx_kernel;
   struct fl_wait_hist tx_hist;
   uint32_t full_skip, full_vain; /* tx.c: sleeping on a full ring */
+  bool full_still;               /* tx.c: nothing was read since a spin for a full ring was in vain */
 
   /* receiving: under rx_lock */
   _Alignas(128) fl_lock_t rx_lock;

@@ -177,12 +177,18 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
     size_t n;
     *why = fl_tx_push(&c->tx, io->iov, done, io->len - done, ktx, &n);
     done += n;
+    if (n)
+      c->full_still = false;
     if (FL_LIKELY(*why == FL_TX_OK) || *why == FL_TX_NATIVE)
       break;
     if (*why == FL_TX_BROKEN) {
       fl_conn_pin(c, FL_WHY_RUBBISH);
       break;
     }
+    /* A fixed spin learns nothing: a reader that read nothing during a whole one would be waited for with every
+     * message, which is seconds until a sender that does not block has filled TCP's buffer. */
+    if (c->full_still && fl_options.spin_fixed)
+      break;
     if (!waiting || n) { /* it drains: a new wait begins */
       if (waiting)
         fl_wait_end(&w, true);
@@ -192,8 +198,10 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
     bool give_up = false;
     while (fl_tx_space(&c->tx) == FL_TX_FULL && !give_up)
       give_up = fl_wait_step(&w) == FL_WAIT_SLEEP;
-    if (give_up)
+    if (give_up) {
+      c->full_still = true;
       break;
+    }
   }
   if (waiting)
     fl_wait_end(&w, done == io->len);

@@ -1,0 +1,18 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# Single calls in which other people's tests saw a difference.
+
+load lib
+
+calls() { client "$PYTHON" "$FIXTURES/calls.py" "$1"; }
+
+# CASE: in every way to wait
+same_calls() {
+  mode both
+  same_as_tcp calls "$1"
+  steady
+  same_as_tcp calls "$1"
+  assert_ring_share python3 1
+}
+
+@test "a sender that does not wait comes to EAGAIN at once, the reader being away" { same_calls fill; }
