@@ -9,7 +9,7 @@ setup_file() {
   local name
   need cc
   chmod a+rx "$BATS_FILE_TMPDIR"
-  for name in far forks execs helpers ends hammer; do
+  for name in far forks execs helpers ends hammer closes; do
     cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/$name" "$REPOSITORY/tests/process/$name.c"
   done
 }
@@ -98,4 +98,5 @@ same_on_rings() {
 @test "close with unread bytes after a helper has ended" { same ends helper unread; }
 @test "a forked child ends with bytes unread, the parent reads them" { same ends child unread; }
 
+@test "a thread closes a descriptor that another one closes or uses" { same closes "$(scaled 2000)"; }
 @test "children come and go while threads send and receive" { same hammer "$(scaled 200)"; }

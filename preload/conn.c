@@ -225,7 +225,7 @@ void fl_conn_forget(int fd, bool closing) {
     fl_epoll_forget((struct fl_epoll *)(e & ~(uintptr_t)FL_TAG_MASK), fd);
     return;
   }
-  if ((e & FL_TAG_MASK) != FL_TAG_CONN)
+  if (!e || (e & FL_TAG_MASK) != FL_TAG_CONN) /* 0: another thread closes it at the same time, and was first */
     return;
   struct fl_conn *c = (struct fl_conn *)e;
   struct fl_local *l = fl_local_of(c);

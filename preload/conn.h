@@ -174,15 +174,19 @@ static inline uintptr_t fl_entry(int fd) {
   return atomic_load_explicit(&fl_fds[fd], memory_order_acquire);
 }
 
-static inline struct fl_conn *fl_conn_of(int fd) {
-  uintptr_t e = fl_entry(fd);
+/* What an entry names, or NULL. Another thread may close the descriptor at any moment: who looks at the entry's tag
+ * first uses the same entry then, and does not read it again. */
+static inline struct fl_conn *fl_entry_conn(uintptr_t e) {
   return FL_LIKELY(e == 0) || (e & FL_TAG_MASK) != FL_TAG_CONN ? NULL : (struct fl_conn *)e;
 }
 
-static inline struct fl_epoll *fl_epoll_of(int fd) {
-  uintptr_t e = fl_entry(fd);
+static inline struct fl_epoll *fl_entry_epoll(uintptr_t e) {
   return (e & FL_TAG_MASK) != FL_TAG_EPOLL ? NULL : (struct fl_epoll *)(e & ~(uintptr_t)FL_TAG_MASK);
 }
+
+static inline struct fl_conn *fl_conn_of(int fd) { return fl_entry_conn(fl_entry(fd)); }
+
+static inline struct fl_epoll *fl_epoll_of(int fd) { return fl_entry_epoll(fl_entry(fd)); }
 
 /* Sets an entry and returns the former one. fd outside of the table: nothing is stored. */
 uintptr_t fl_fds_set(int fd, uintptr_t entry);

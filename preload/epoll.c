@@ -269,7 +269,7 @@ void fl_epoll_note(struct fl_epoll *set, int epfd, int op, int fd, const struct 
   uintptr_t entry = fl_entry(fd);
 
   if (entry && (entry & FL_TAG_MASK) == FL_TAG_EPOLL) {
-    fl_epoll_nested(fl_epoll_of(fd));
+    fl_epoll_nested(fl_entry_epoll(entry));
     return;
   }
   struct fl_conn *c = fl_conn_of(fd);

@@ -112,9 +112,9 @@ static void duplicate(int old, int new) {
     if (stream(e))
       fl_fds_set(old, 0);
   } else if ((e & FL_TAG_MASK) == FL_TAG_EPOLL) {
-    fl_epoll_share(fl_epoll_of(old), new);
+    fl_epoll_share(fl_entry_epoll(e), new);
   } else {
-    fl_conn_share(fl_conn_of(old), new);
+    fl_conn_share(fl_entry_conn(e), new);
   }
   errno = saved;
 }

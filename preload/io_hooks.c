@@ -235,10 +235,11 @@ static void passed(const struct msghdr *msg) {
     for (size_t at = 0; at + sizeof(int) <= m->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
       int fd;
       memcpy(&fd, CMSG_DATA(m) + at, sizeof fd);
-      if (fl_conn_of(fd))
-        fl_conn_pin(fl_conn_of(fd), FL_WHY_PASSED);
-      else if (fl_epoll_of(fd))
-        fl_epoll_nested(fl_epoll_of(fd));
+      uintptr_t e = fl_entry(fd);
+      if (fl_entry_conn(e))
+        fl_conn_pin(fl_entry_conn(e), FL_WHY_PASSED);
+      else if (fl_entry_epoll(e))
+        fl_epoll_nested(fl_entry_epoll(e));
     }
   }
 }

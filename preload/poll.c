@@ -53,7 +53,7 @@ static int count_ours(const struct pollfd *fds, nfds_t n) {
     if (FL_LIKELY(e == 0))
       continue;
     if ((e & FL_TAG_MASK) == FL_TAG_EPOLL)
-      fl_epoll_nested(fl_epoll_of(fds[i].fd));
+      fl_epoll_nested(fl_entry_epoll(e));
     else if ((e & FL_TAG_MASK) == FL_TAG_CONN && (fds[i].events & IN_EVENTS))
       ours++;
   }
@@ -332,7 +332,7 @@ static int select_ours(int n, const fd_set *rd, const fd_set *wr, const fd_set *
     if (FL_LIKELY(e == 0))
       continue;
     if ((e & FL_TAG_MASK) == FL_TAG_EPOLL && (bit(rd, fd) || bit(wr, fd) || bit(ex, fd)))
-      fl_epoll_nested(fl_epoll_of(fd));
+      fl_epoll_nested(fl_entry_epoll(e));
     else if ((e & FL_TAG_MASK) == FL_TAG_CONN && bit(rd, fd))
       ours++;
   }
@@ -537,13 +537,14 @@ FL_EXPORT int epoll_create1(int flags) {
 FL_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event) {
   int r = REAL(epoll_ctl)(epfd, op, fd, event);
   struct fl_epoll *set;
+  struct fl_conn *c;
 
   if (r == 0 && (set = fl_epoll_of(epfd))) {
     int saved = errno;
     fl_epoll_note(set, epfd, op, fd, event);
     errno = saved;
-  } else if (r == 0 && fl_conn_of(fd)) {
-    fl_conn_pin(fl_conn_of(fd), FL_WHY_NESTED); /* into a set that we do not know */
+  } else if (r == 0 && (c = fl_conn_of(fd))) {
+    fl_conn_pin(c, FL_WHY_NESTED); /* into a set that we do not know */
   }
   return r;
 }
