@@ -12,6 +12,7 @@
 #include "log.h"
 #include "process.h"
 #include "registry/sys.h"
+#include "tramp.h"
 
 #define FDS_MAX (1u << 20)
 
@@ -116,8 +117,13 @@ bool fl_process_init(void) {
 uintptr_t fl_fds_set(int fd, uintptr_t entry) {
   if ((unsigned)fd >= fl_fds_size)
     return 0;
+  if (entry)
+    fl_tramp_note(fd, true);
   /* acq_rel: pairs with the acquire in fl_entry, and with the former writer of this entry */
-  return atomic_exchange_explicit(&fl_fds[fd], entry, memory_order_acq_rel);
+  uintptr_t before = atomic_exchange_explicit(&fl_fds[fd], entry, memory_order_acq_rel);
+  if (!entry)
+    fl_tramp_note(fd, false);
+  return before;
 }
 
 /* ---- locks ---- */

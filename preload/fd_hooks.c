@@ -12,6 +12,7 @@
 #include "io.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "tramp.h"
 
 #ifndef SO_TIMESTAMP_NEW
 #define SO_TIMESTAMP_NEW 63
@@ -226,17 +227,20 @@ FL_EXPORT void closefrom(int first) {
   REAL(closefrom)(first);
 }
 
-/* ---- stdio on a connection: its reads and writes pass through no symbol ---- */
+/* ---- stdio on a connection: its reads and writes pass through no symbol, and arrive here only with trampolines ---- */
 
 static void stdio(int fd) {
   struct fl_conn *c = fl_conn_of(fd);
 
-  if (FL_UNLIKELY(c != NULL))
+  if (FL_UNLIKELY(c != NULL) && !fl_tramp_stdio)
     fl_conn_pin(c, FL_WHY_STDIO);
 }
 
 FL_EXPORT FILE *fdopen(int fd, const char *mode) {
-  stdio(fd);
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (FL_UNLIKELY(c != NULL) && (!fl_tramp_stdio || strchr(mode, 'c'))) /* 'c': libc reads with an instruction of its own */
+    fl_conn_pin(c, FL_WHY_STDIO);
   return REAL(fdopen)(fd, mode);
 }
 

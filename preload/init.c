@@ -3,10 +3,12 @@
 #include <errno.h>
 
 #include "conn.h"
+#include "dispatch.h"
 #include "log.h"
 #include "options.h"
 #include "process.h"
 #include "real.h"
+#include "tramp.h"
 
 __attribute__((constructor)) static void init(void) {
   char err[256];
@@ -19,6 +21,9 @@ __attribute__((constructor)) static void init(void) {
     fl_process_hooks_init();
   if (fl_options.spin_fixed)
     fl_wait_fixed();
+  fl_syscall_init();
+  if (fl_fds)
+    fl_tramp_start();
   errno = saved;
 }
 

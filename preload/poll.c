@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "dispatch.h"
 #include "epoll.h"
 #include "export.h"
 #include "io.h"
@@ -280,6 +281,8 @@ static bool plausible(const struct pollfd *fds, nfds_t n) {
   return n < fl_fds_size && fl_addr_plausible(fds, n * sizeof *fds);
 }
 
+bool fl_poll_concerned(const struct pollfd *fds, nfds_t n) { return plausible(fds, n) && count_ours(fds, n) > 0; }
+
 FL_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout) {
   int ours;
 
@@ -493,6 +496,10 @@ static bool sets_plausible(int n, const fd_set *a, const fd_set *b, const fd_set
 
   return n > 0 && (unsigned)n <= fl_fds_size && (!a || fl_addr_plausible(a, bytes)) &&
          (!b || fl_addr_plausible(b, bytes)) && (!c || fl_addr_plausible(c, bytes));
+}
+
+bool fl_select_concerned(int n, const fd_set *rd, const fd_set *wr, const fd_set *ex) {
+  return sets_plausible(n, rd, wr, ex) && select_ours(n, rd, wr, ex) > 0;
 }
 
 FL_EXPORT int select(int n, fd_set *rd, fd_set *wr, fd_set *ex, struct timeval *tv) {

@@ -8,13 +8,13 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "io.h"
 #include "log.h"
 #include "options.h"
+#include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
 #include "signals.h"
@@ -575,7 +575,7 @@ ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io) {
     }
     sleeper_end(&(struct sleeper){c, 0});
   }
-  pthread_testcancel(); /* a ring that always has bytes would otherwise never let the thread be cancelled */
+  fl_testcancel(); /* a ring that always has bytes would otherwise never let the thread be cancelled */
   if (FL_UNLIKELY(fl_lock(&c->rx_lock) != FL_LOCKED)) {
     fl_conn_pin(c, FL_WHY_LOCK);
     return recv_native(c, fd, io);

@@ -6,12 +6,12 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "io.h"
 #include "log.h"
 #include "options.h"
+#include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
 #include "signals.h"
@@ -286,7 +286,7 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
     return n;
   }
 
-  pthread_testcancel(); /* see fl_recv */
+  fl_testcancel(); /* see fl_recv */
   if (fl_lock(&c->tx_lock) != FL_LOCKED)
     return send_native(c, fd, io);
   bool nonblock = (io->flags & MSG_DONTWAIT) || atomic_load_explicit(&c->nonblock, memory_order_relaxed);

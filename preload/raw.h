@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload/raw.h - libc's wrappers of system calls, made here.
+ *
+ * Where trampolines lead libc's own system calls to the hooks, the hooks cannot call libc for the kernel lane: they
+ * would arrive at themselves. Then the table of real.h gets these instead, which do the same (errno, cancellation, the
+ * conversions of glibc) and make the system call in this library, which is never patched.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "conn.h"
+
+/* Set while a call is answered that is no cancellation point: one made by syscall(), or by a program's own instruction.
+ */
+extern FL_TLS bool fl_raw_nocancel;
+
+/* What the hooks use in place of pthread_testcancel. */
+static inline void fl_testcancel(void) {
+  if (FL_LIKELY(!fl_raw_nocancel))
+    pthread_testcancel();
+}
+
+/* Is this process known to have one thread only? Then none can be cancelled asynchronously. */
+bool fl_raw_single(void);
+
+/* Do all of the functions concerned come from the object that `inside` knows? Otherwise another library stands between
+ * us and libc, and is not to be left out. */
+bool fl_raw_possible(bool (*inside)(uintptr_t address));
+
+/* Puts them into the table, and takes them out again. While nothing is patched; other threads may be in either. */
+void fl_raw_use(void);
+void fl_raw_undo(void);

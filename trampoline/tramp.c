@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+#include "tramp.h"
+
+#include <cpuid.h>
+#include <string.h>
+#include <time.h>
+
+#include "cache.h"
+#include "commit.h"
+#include "decode.h"
+#include "emit.h"
+#include "numbers.h"
+#include "registry/sys.h"
+
+/* ---- what the entries need ---- */
+
+/* The states that C code may change: SSE, AVX, and AVX-512's three. 0: the processor has no xsave. */
+#define XSAVE_STATES 0xe6u
+
+__attribute__((visibility("hidden"))) uint64_t fl_tramp_xsave_bytes = 576;
+__attribute__((visibility("hidden"))) uint32_t fl_tramp_xsave_mask;
+
+extern char fl_tramp_go_stacks[], fl_tramp_go_stacks_end[];
+#define GO_STACK 32768u /* as in entry_x86_64.S */
+
+/* Here, and not in fl_tramp_init: a page of each is touched. */
+static void link_go_stacks(void) {
+  for (char *s = fl_tramp_go_stacks; s < fl_tramp_go_stacks_end; s += GO_STACK) {
+    char *next = s + GO_STACK < fl_tramp_go_stacks_end ? s + GO_STACK : fl_tramp_go_stacks;
+    memcpy(s + 8, &next, sizeof next);
+  }
+}
+
+void fl_tramp_init(void) {
+  unsigned a, b, c, d;
+
+  fl_emit_init();
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+    return;
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  fl_tramp_xsave_mask = low & XSAVE_STATES;
+  /* what xsave writes lies where the processor says for each state */
+  uint64_t bytes = 576;
+  for (unsigned i = 2; i < 8; i++)
+    if ((fl_tramp_xsave_mask >> i & 1) && __get_cpuid_count(13, i, &a, &b, &c, &d) && b + a > bytes)
+      bytes = b + a;
+  fl_tramp_xsave_bytes = (bytes + 63) & ~63ul;
+}
+
+/* ---- objects ---- */
+
+static uint64_t now_ns(void) {
+  struct timespec t;
+
+  fl_syscall6(__NR_clock_gettime, CLOCK_MONOTONIC, (long)&t, 0, 0, 0, 0);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static bool wanted(const struct fl_site *s) {
+  return s->refusal != FL_SITE_UNWANTED && s->refusal != FL_SITE_FALSE && s->refusal != FL_SITE_SIGNAL &&
+         (s->number < 0 || fl_class_of(s->number) != FL_CLASS_NONE);
+}
+
+/* A thread that is just between two of the instructions that the jump replaces would go on in the middle of it. */
+static void leave_out_running(struct fl_plan *p, const struct fl_object *o) {
+  for (uint32_t i = 0; i < p->n; i++) {
+    struct fl_site *s = &p->sites[i];
+    uintptr_t at = o->text + s->at;
+    if (s->refusal == FL_SITE_OK && (s->ninsns > 1 || at / 4096 != (at + s->len - 1) / 4096))
+      s->refusal = FL_SITE_SHORT;
+  }
+}
+
+static const char *plan(struct fl_plan *p, const struct fl_object *o, const struct fl_tramp_wish *w,
+                        struct fl_tramp_result *r) {
+  if (w->cache && fl_cache_read(w->cache, o, p, w->careful)) {
+    r->cached = true;
+    return NULL;
+  }
+  if (!w->may_plan)
+    return "no plan in the cache";
+  if (!fl_decode_open())
+    return "libcapstone.so.4 is not there";
+  uint64_t end = w->budget_ns ? now_ns() + w->budget_ns : UINT64_MAX;
+  if (!fl_plan_make(p, o, &(struct fl_plan_how){.careful = w->careful, .until = end}))
+    return "it takes too long to read, or too much memory";
+  if (w->cache)
+    fl_cache_write(w->cache, o, p, w->careful);
+  return NULL;
+}
+
+bool fl_tramp_object(const struct fl_object *o, const struct fl_tramp_wish *w, struct fl_tramp_result *r) {
+  struct fl_plan p;
+
+  memset(r, 0, sizeof *r);
+  if (!fl_plan_open(&p)) {
+    r->error = "no memory";
+    return false;
+  }
+  r->error = plan(&p, o, w, r);
+  if (!r->error) {
+    if (w->running)
+      leave_out_running(&p, o);
+    if (o->go)
+      link_go_stacks();
+    if (!fl_commit(o, &p, &r->patched))
+      r->error = "the system does not allow to change code";
+    r->pairs = p.pairs;
+    for (uint32_t i = 0; i < p.n; i++) {
+      r->refused += p.sites[i].refusal != FL_SITE_OK && wanted(&p.sites[i]);
+      if (w->each)
+        w->each(o, &p.sites[i], w->arg);
+    }
+  }
+  fl_plan_close(&p);
+  return !r->error;
+}
+
+bool fl_tramp_hook_loader(const struct fl_object *loader, uintptr_t function, void (*f)(void)) {
+  uint8_t code[32], jump[5];
+  size_t n = fl_emit_far_jump(code, (uintptr_t)f);
+
+  if (function < loader->text || function + sizeof jump > loader->text_end)
+    return false;
+  uintptr_t stub = fl_commit_near(loader, code, n);
+  return stub && fl_emit_hook(jump, (const uint8_t *)function, function, stub) &&
+         fl_commit_bytes(function, jump, sizeof jump);
+}
