@@ -30,6 +30,7 @@ static long cancellable(long nr, long a, long b, long c, long d, long e, long f)
 
   if (fl_raw_nocancel || fl_raw_single())
     return fl_tramp_syscall(nr, a, b, c, d, e, f);
+  /* NOLINTNEXTLINE(cert-pos47-c,concurrency-thread-canceltype-asynchronous): around a system call, and nothing else */
   pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
   long r = fl_tramp_syscall(nr, a, b, c, d, e, f);
   pthread_setcanceltype(type, NULL);

@@ -64,7 +64,7 @@ static void replay(struct code *c, const struct fl_object *o, const struct fl_si
       if (near)
         memcpy(&d, b + 2, 4);
       else
-        d = (int8_t)b[1];
+        d = (int32_t)b[1] - (b[1] & 0x80 ? 256 : 0);
       PUT(c, 0x0f, (uint8_t)(0x80 | (b[near] & 0x0f)));
       distance(c, from + size + (uintptr_t)(intptr_t)d, 0);
     } else if (s->replay[i] == FL_REPLAY_RIP) {

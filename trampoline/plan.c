@@ -81,7 +81,7 @@ static int16_t number_at(const struct body *b, int64_t k) {
     i--;
     const struct fl_insn *insn = &b->insns[i];
     if (insn->flags & FL_INSN_NUMBER)
-      return insn->number >= 0 && insn->number < FL_NUMBERS_END ? (int16_t)insn->number : -1;
+      return (int16_t)(insn->number >= 0 && insn->number < FL_NUMBERS_END ? insn->number : -1);
     if ((insn->flags & FL_INSN_RAX) || ((insn->flags & FL_INSN_FLOW) && !(insn->flags & FL_INSN_CONDITIONAL)))
       return -1;
   }
