@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "registry/sys.h"
+#include "shmring/fault.h"
 
 static struct fl_arena *arena;
 static fl_lock_t lock;       /* private to the process */
@@ -88,6 +89,7 @@ static void refill(void) {
     if (!atomic_compare_exchange_strong_explicit(&arena->owner[i], &owner, me, memory_order_acq_rel,
                                                  memory_order_relaxed))
       continue;
+    FL_FAULT(slot_chunk);
     raise_high(i);
     collect(i, fresh, !fresh);
     if (nfree) {
@@ -119,6 +121,7 @@ struct fl_conn *fl_arena_alloc(void) {
     uint32_t generation = atomic_load_explicit(&c->used, memory_order_relaxed) | 1;
     reset(c);
     c->generation = generation;
+    FL_FAULT(slot_reset);
     atomic_store_explicit(&c->used, generation, memory_order_release);
   }
   fl_unlock(&lock);
@@ -134,6 +137,7 @@ void fl_arena_free(struct fl_conn *c) {
   /* under the lock if the slot is ours, or refill could find it free before it is on the stack */
   if (ours && fl_lock(&lock) != FL_LOCKED)
     return;
+  FL_FAULT(slot_free);
   /* acq_rel: whoever takes the slot next sees that everybody has left; a second attempt to free it fails */
   bool freed = (generation & 1) && atomic_compare_exchange_strong_explicit(&c->used, &generation, generation + 1,
                                                                            memory_order_acq_rel, memory_order_relaxed);

@@ -14,6 +14,7 @@
 #include "log.h"
 #include "process.h"
 #include "registry/sys.h"
+#include "shmring/fault.h"
 #include "stats.h"
 
 #define LOOK_EVERY_NS 1000000u
@@ -47,6 +48,7 @@ void fl_conn_holder_add(struct fl_conn *c, int32_t pid) {
     if (atomic_compare_exchange_strong_explicit(&c->holder[i], &none, pid, memory_order_relaxed, memory_order_relaxed))
       break;
   }
+  FL_FAULT(holder_add);
   /* A holder that found no place is counted all the same: it can then never be purged, which means TCP, which is right.
    * acq_rel: pairs with the acquire in fl_conn_usable. */
   atomic_fetch_add_explicit(&c->nholders, 1, memory_order_acq_rel);
@@ -77,6 +79,7 @@ bool fl_conn_holders_purge(struct fl_conn *c) {
       enum fl_agree agree = fd >= 0                                  ? fl_pair_counts(c, fd)
                             : atomic_load(&fl_local_of(c)->nfds) > 0 ? FL_UNSURE
                                                                      : FL_AGREE;
+      FL_FAULT(holder_dead);
       if (agree == FL_UNSURE)
         continue; /* still shared until this is known */
       if (agree == FL_DIFFER)
@@ -113,6 +116,7 @@ void fl_conn_open(int fd, bool nonblock) {
   atomic_store_explicit(&c->nonblock, nonblock, memory_order_relaxed);
   atomic_store_explicit(&c->reason, FL_WHY_YOUNG, memory_order_relaxed);
   atomic_store_explicit(&c->fd_hint, fd, memory_order_relaxed);
+  FL_FAULT(conn_open);
   fl_conn_holder_add(c, fl_pid());
   fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
   fl_stats_conn_opened();
@@ -173,6 +177,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
   bool tx = fl_lock(&c->tx_lock) == FL_LOCKED, rx = fl_lock(&c->rx_lock) == FL_LOCKED;
   bool sole = atomic_load_explicit(&c->nholders, memory_order_acquire) == 1 || fl_conn_holders_purge(c);
 
+  FL_FAULT(conn_last);
   fl_pair_abandon(c, l);
   if (l->has_parked) {
     l->has_parked = false;
@@ -181,6 +186,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
   struct fl_segment *seg = atomic_load_explicit(&l->seg, memory_order_relaxed);
   if (fl_conn_paired(c)) {
     fl_rx_native_always(&c->rx);
+    FL_FAULT(conn_last_native);
     fl_rx_publish(&c->rx);
     if (sole) {
       if (closing && (fl_rx_pending(&c->rx) > 0 || c->reset))
@@ -194,6 +200,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
     atomic_store_explicit(&c->phase, FL_SETTLED, memory_order_release);
     atomic_store_explicit(&c->closed, 1, memory_order_release);
   }
+  FL_FAULT(conn_last_flagged);
   if (seg) {
     atomic_store_explicit(&l->retired, seg, memory_order_relaxed);
     /* seq_cst: pairs with fl_conn_enter; whoever enters from here on sees no mapping */
@@ -203,7 +210,9 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
     fl_unlock(&c->rx_lock);
   if (tx)
     fl_unlock(&c->tx_lock);
+  FL_FAULT(conn_last_unlocked);
   fl_conn_holder_drop(c, fl_pid());
+  FL_FAULT(conn_unmap);
   unmap_retired(l);
   if (sole)
     put(c);
@@ -261,6 +270,7 @@ void fl_conn_native(struct fl_conn *c) {
 void fl_conn_pin(struct fl_conn *c, enum fl_reason why) {
   uint8_t none = 0;
 
+  FL_FAULT(conn_pin);
   /* acq_rel: whoever sees the pin (fl_conn_usable) uses the ring no more */
   if (!atomic_compare_exchange_strong_explicit(&c->pin, &none, (uint8_t)why, memory_order_acq_rel,
                                                memory_order_relaxed))
@@ -281,6 +291,7 @@ void fl_conn_watch(struct fl_conn *c) {
 
 void fl_conn_watch_now(struct fl_conn *c) {
   fl_rx_watch(&c->rx);
+  FL_FAULT(conn_watch_now);
   /*
    * seq_cst, both here and in the places that set pin or nholders before fl_conn_native: whoever comes second sees the
    * other. A pin that this thread missed above will be followed by its own change to NATIVE, one that came before is

@@ -9,6 +9,7 @@
 #include "options.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "shmring/fault.h"
 #include "signals.h"
 
 #undef uthash_fatal
@@ -299,6 +300,7 @@ void fl_epoll_note(struct fl_epoll *set, int epfd, int op, int fd, const struct 
       it = NULL;
     }
     if (it) {
+      FL_FAULT(epoll_registered);
       it->events = event->events;
       it->data = event->data;
       it->seen = UINT64_MAX; /* what is there now is news */
@@ -333,6 +335,7 @@ void fl_epoll_conn_gone(struct fl_conn *c, struct fl_local *l) {
     fl_unlock(&l->reg_lock);
     if (!s || fl_lock(&s->lock) != FL_LOCKED)
       return;
+    FL_FAULT(epoll_conn_gone);
     /* the lock order is set before registration list: look again */
     struct fl_item *found = item_find(s, fd);
     if (found && found == it && found->conn == c)
@@ -368,6 +371,7 @@ void fl_epoll_watch(struct fl_conn *c, struct fl_local *l) {
           !atomic_load_explicit(&s->native, memory_order_relaxed) && !(it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) &&
           heat(it);
   }
+  FL_FAULT(epoll_watch);
   if (may)
     fl_conn_watch_now(c);
   while (n > 0)
@@ -390,7 +394,8 @@ static int collect(struct fl_epoll *s, int epfd, struct epoll_event *events, int
     uint32_t mask = it->events & (EPOLLIN | EPOLLRDNORM);
     if ((it->events & EPOLLET) && (it->events & EPOLLOUT) &&
         !atomic_load_explicit(&it->conn->tx_busy, memory_order_relaxed))
-      mask |= EPOLLOUT; /* an edge reports all that is ready; the kernel's part is merged where it was asked */
+    mask |= EPOLLOUT; /* an edge reports all that is ready; the kernel's part is merged where it was asked */
+    FL_FAULT(epoll_found);
     it->active = s->wakes;
     events[n++] = (struct epoll_event){.events = mask, .data = it->data};
     if (FL_UNLIKELY(it->events & EPOLLONESHOT)) {
@@ -479,6 +484,7 @@ static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signal
     return SPUN_NOTHING;
   if (kernel_busy(s) && (*n = merge(epfd, events, 0, max)) > 0)
     return SPUN_KERNEL;
+  FL_FAULT(epoll_spin);
   fl_wait_begin(&w, &s->hist, peers_cpu(s), ns);
   for (;;) {
     if (any_hot(s)) {
@@ -561,6 +567,7 @@ struct sleeping {
  * locked.
  */
 static void rewatch(struct fl_epoll *s) {
+  FL_FAULT(epoll_rewatch);
   s->wakes++;
   for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
     struct fl_item *it = s->hot[i - 1];
@@ -608,7 +615,9 @@ static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events
                         const sigset_t *mask) {
   fl_unlock(&s->lock);
   struct sleeping z __attribute__((cleanup(wake))) = {s, epfd, events, 0};
+  FL_FAULT(epoll_sleep);
   z.n = wait_native(epfd, events, max, ns, mask);
+  FL_FAULT(epoll_woken);
   return z.n;
 }
 
@@ -666,7 +675,9 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
     }
     /* relaxed: changed and read under the lock (fl_epoll_watch) */
     atomic_fetch_add_explicit(&s->sleepers, 1, memory_order_relaxed);
+    FL_FAULT(epoll_sleeper);
     enum sleep how = all_native(s);
+    FL_FAULT(epoll_all_native);
     if (how == SLEEP_NOT) {
       atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
       continue;

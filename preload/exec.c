@@ -23,6 +23,7 @@
 #include "process.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "shmring/fault.h"
 
 #define LINGERS 8
 #define UNSEEN_DUPS 64 /* a vfork child puts descriptors below this number in place */
@@ -71,6 +72,7 @@ static void pass_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
     return;
   }
   fl_holder_lend(c, x->pid);
+  FL_FAULT(exec_lent);
   uint64_t unread = fl_process_unread(c);
   if (!sole || unread == 0)
     return;
@@ -118,6 +120,7 @@ static void exec_begin(struct exec *x) {
   fl_process_check();
   x->vfork = fl_in_vfork_child();
   x->pid = x->vfork ? fl_sys_getpid() : fl_pid();
+  FL_FAULT(exec_begin);
   fl_process_walk(pass_one, x);
   if (x->vfork)
     pass_unseen(x);

@@ -3,11 +3,10 @@
  * preload/pair.c - from a young connection to a paired one: when to look for the other end, whether the counts agree
  * with the kernel's, and what to do when it does not answer.
  *
- * A connection that carried few messages costs a counter. After FASTLOCAL_PAIR_AFTER messages, or as many times
- * MESSAGE_BYTES, each end takes the first step of the rendezvous. The end that has to wait looks again with its next
- * messages, then at intervals that double, and gives up after about a fifth of a second (the reader of a stream may be
- * megabytes behind); it begins anew a few times, ever later. All of that happens inside calls that the application
- * makes anyway.
+ * A connection that carried few messages costs a counter. After FIRST_OPS messages or FIRST_BYTES bytes each end takes
+ * the first step of the rendezvous. The end that has to wait looks again with its next messages, then at intervals that
+ * double, and gives up after about a fifth of a second (the reader of a stream may be megabytes behind); it begins anew
+ * a few times, ever later. All of that happens inside calls that the application makes anyway.
  */
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -19,11 +18,13 @@
 #include "log.h"
 #include "options.h"
 #include "registry/sys.h"
+#include "shmring/fault.h"
 #include "stats.h"
 
-#define MESSAGE_BYTES (6u << 10) /* so many bytes count as a message: a stream is worth it sooner */
-#define QUICK_LOOKS 8u           /* looks with every message */
-#define LOOKS 20u                /* looks at one rendezvous before it is given up */
+#define FIRST_OPS 8u
+#define FIRST_BYTES (48u << 10)
+#define QUICK_LOOKS 8u /* looks with every message */
+#define LOOKS 20u      /* looks at one rendezvous before it is given up */
 #define FIRST_WAIT_NS 50000u
 #define STARTS 4u /* rendezvous of one connection */
 #define RESTART_NS \
@@ -190,18 +191,22 @@ static void inherited_options(struct fl_conn *c, int fd) {
 }
 
 static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct fl_pairing *p) {
+  FL_FAULT(pair_install);
   l->seg = p->seg;
   l->seg_bytes = p->bytes;
   fl_attach(p->seg, p->ring_size, p->end, &c->tx, &c->rx);
   fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   fl_tx_sent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   fl_rx_taken(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed));
+  FL_FAULT(pair_attached);
   virtual_options(c, fd);
   inherited_options(c, fd);
   c->alive_at = fl_now();
   atomic_store_explicit(&c->reason, FL_WHY_NONE, memory_order_relaxed);
+  FL_FAULT(pair_options);
   /* seq_cst: pairs with fl_conn_paired (both sides are attached), and with a receiver that begins to sleep (fl_recv) */
   atomic_store_explicit(&c->phase, FL_PAIRED, memory_order_seq_cst);
+  FL_FAULT(pair_paired);
   fl_stats_conn_paired();
   fl_log(FL_LOG_INFO, "connection %u paired, end %d, rings of %u bytes", fl_arena_index(c), p->end, p->ring_size);
   fl_conn_watch(c);
@@ -218,6 +223,7 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
     switch (fl_pair_counts(c, fd)) {
     case FL_AGREE: install(c, l, fd, p); return;
     case FL_UNSURE:
+      FL_FAULT(pair_parked);
       l->parked = *p;
       l->has_parked = true;
       later(l, 0);
@@ -234,6 +240,7 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
       atomic_fetch_add_explicit(&listeners, 1, memory_order_relaxed);
       l->looks = 0;
     }
+    FL_FAULT(pair_wait);
     mark(&l->rdv);
     atomic_store_explicit(&c->reason, FL_WHY_WAITING, memory_order_relaxed);
     if (++l->looks > LOOKS) {
@@ -308,6 +315,7 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
   }
   if (l->rdv_open) {
     unmark(&l->rdv);
+    FL_FAULT(pair_poll);
     if (l->rdv.fd < 0) {
       settle(c, l, FL_WHY_NO_PEER);
       return;
@@ -341,6 +349,7 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
     later(l, RESTART_NS / 100);
     return;
   }
+  FL_FAULT(pair_start);
   l->starts++;
   on_result(c, l, fd, fl_rdv_start(&l->rdv, &c->tuple, fl_options.ring, base_fd(fd), &p), &p);
 }
@@ -348,15 +357,12 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
 void fl_pair_tick(struct fl_conn *c, int fd, size_t n) {
   struct fl_local *l = fl_local_of(c);
 
-  uint32_t first = fl_options.pair_after;
-
   if (atomic_load_explicit(&c->phase, memory_order_acquire) >= FL_PAIRED)
     return;
   /* counters that two threads may race on: a lost message delays the next look by one */
   l->ops++;
   l->bytes += n;
-  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0
-                   : l->ops < first && l->bytes < (uint64_t)first * MESSAGE_BYTES)
+  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0 : l->ops < FIRST_OPS && l->bytes < FIRST_BYTES)
     return;
   int saved = errno;
   if (fl_lock(&c->tx_lock) == FL_LOCKED) {

@@ -17,6 +17,7 @@
 #include "options.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "shmring/fault.h"
 #include "signals.h"
 
 #define IN_EVENTS (POLLIN | POLLRDNORM)
@@ -118,6 +119,7 @@ static enum spun spin(const struct waiters *ws, int (*look)(const void *what), c
   if (busy && look(what) != 0)
     return SPUN_READY;
   struct fl_wait_hist *hist = ws->n == 1 ? &ws->conn[0]->rx_hist : &shared;
+  FL_FAULT(poll_spin);
   fl_wait_begin(&w, hist, cpu, ns);
   for (;;) {
     if (any_ready(ws)) {
@@ -164,6 +166,7 @@ static enum sleep sleeping(struct waiters *all, struct waiters *counted) {
     bool locked = fl_lock(&c->rx_lock) == FL_LOCKED;
     atomic_fetch_add_explicit(&c->rx_sleepers, 1, memory_order_seq_cst);
     counted->n = i + 1;
+    FL_FAULT(poll_sleeper);
     bool native = !fl_conn_mapped(c) || c->rx.broken || fl_rx_native(&c->rx, c->rx.tail);
     if (locked)
       fl_unlock(&c->rx_lock);
@@ -212,6 +215,7 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
   for (;;) {
     if (any_ready(w)) {
       poll_look(&what);
+      FL_FAULT(poll_ready);
       int count = merge(fds, n);
       if (count)
         return count;
@@ -246,7 +250,9 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
       errno = EINTR;
       return -1;
     }
+    FL_FAULT(poll_sleep);
     int k = poll_native(fds, n, nap ? NAP_NS : left, mask);
+    FL_FAULT(poll_woken);
     if (k != 0 || !nap)
       return k;
   }
@@ -426,6 +432,7 @@ static int do_select(const struct selected *s, struct waiters *w) {
   }
   for (;;) {
     if (look || any_ready(w)) {
+      FL_FAULT(select_ready);
       int k = select_now(s, w);
       look = false;
       if (k != 0 || s->n > FD_SETSIZE) {
@@ -452,6 +459,7 @@ static int do_select(const struct selected *s, struct waiters *w) {
       errno = EINTR;
       return -1;
     }
+    FL_FAULT(select_sleep);
     if (how == SLEEP_LONG)
       return select_native(s);
     if (how == SLEEP_SHORT) {

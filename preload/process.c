@@ -12,6 +12,7 @@
 #include "export.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "shmring/fault.h"
 #include "stats.h"
 
 /* ---- holders ---- */
@@ -172,6 +173,7 @@ static void prepare_one(struct fl_conn *c, struct fl_local *l, void *arg) {
   bool tx = pairing && fl_lock(&c->tx_lock) == FL_LOCKED, rx = pairing && fl_lock(&c->rx_lock) == FL_LOCKED;
 
   fl_holder_lend(c, *(int32_t *)arg);
+  FL_FAULT(fork_lent);
   if (rx)
     fl_unlock(&c->rx_lock);
   if (tx)
@@ -193,6 +195,7 @@ static void fork_parent(void) { fl_epoll_forked_parent(); }
 static void fork_done(pid_t pid) {
   if (!unborn)
     return;
+  FL_FAULT(fork_parent);
   fl_holders_settle(unborn, pid > 0 ? pid : 0);
   unborn = 0;
 }
@@ -213,6 +216,7 @@ static void child_one(struct fl_conn *c, struct fl_local *l, void *arg) {
     fl_sys_munmap(l->parked.seg, l->parked.bytes);
     l->has_parked = false;
   }
+  FL_FAULT(fork_child_conn);
   /* Of the two, parent and child, one turns the mark into this pid. Neither did where there was no mark: a connection
    * that another thread opened after the parent looked, or a clone that nobody prepared. */
   if (child->mark)
@@ -239,6 +243,7 @@ void fl_process_forked_child(bool handlers_ran) {
   else if (before == pid ||
            !atomic_compare_exchange_strong_explicit(&done, &before, pid, memory_order_relaxed, memory_order_relaxed))
     return;
+  FL_FAULT(fork_child);
   fl_arena_forked_child();
   /* The parent is in another pid namespace (unshare before fork): it is 0 here. */
   child.other_namespace = fl_syscall6(__NR_getppid, 0, 0, 0, 0, 0, 0) == 0;
@@ -315,6 +320,7 @@ FL_EXPORT pid_t _Fork(void) {
 static void leave_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
   int32_t me = fl_pid();
 
+  FL_FAULT(exit_conn);
   if (!fl_conn_holders_purge(c)) {
     fl_process_unread(c); /* publishes the tail */
     /* Another process goes on with it. One descriptor more than there are: a close that some destructor still makes
@@ -326,6 +332,7 @@ static void leave_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) 
   if (!fl_conn_paired(c))
     return;
   fl_holder_lend(c, me);
+  FL_FAULT(exit_lent);
   if (fl_process_unread(c) > 0 && fl_process_same_socket(c, fd)) {
     /* TCP resets a connection whose process ends with unread bytes, and the kernel does not know of these */
     struct linger now = {.l_onoff = 1, .l_linger = 0};
@@ -344,6 +351,7 @@ void fl_process_exit(void) {
   fl_process_check();
   if (fl_in_vfork_child() || atomic_exchange_explicit(&done, fl_sys_getpid(), memory_order_relaxed) == fl_sys_getpid())
     return;
+  FL_FAULT(exit_begin);
   fl_stats_write(); /* first: it reports the connections that only this process holds */
   fl_process_walk(leave_one, NULL);
 }

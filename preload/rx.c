@@ -17,6 +17,7 @@
 #include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "shmring/fault.h"
 #include "signals.h"
 
 #define REST_IOV 64
@@ -32,6 +33,7 @@ struct sleeper {
 static void sleeper_begin(struct fl_conn *c) {
   /* seq_cst: pairs with the look at rx_sleepers in fl_conn_watch and pair.c */
   atomic_fetch_add_explicit(&c->rx_sleepers, 1, memory_order_seq_cst);
+  FL_FAULT(recv_counted);
   fl_conn_enter(c);
 }
 
@@ -44,6 +46,7 @@ static void sleeper_end(struct sleeper *s) {
     if (fl_conn_mapped(c))
       fl_rx_taken(&c->rx, krx);
   }
+  FL_FAULT(recv_uncount);
   /* release: krx is complete for whoever sees the count come down */
   atomic_fetch_sub_explicit(&c->rx_sleepers, 1, memory_order_acq_rel);
   fl_conn_leave(c);
@@ -53,7 +56,9 @@ static void sleeper_end(struct sleeper *s) {
  * well. */
 static ssize_t recv_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
   struct sleeper s __attribute__((cleanup(sleeper_end))) = {c, 0};
+  FL_FAULT(recv_native);
   ssize_t n = io->native(fd, io);
+  FL_FAULT(recv_native_done);
   if (!(io->flags & MSG_PEEK))
     s.got = n;
   return n;
@@ -93,6 +98,7 @@ static ssize_t kernel_take(struct fl_conn *c, int fd, const struct fl_io *io, si
     return 0;
   struct msghdr msg = {.msg_iov = part, .msg_iovlen = (size_t)n};
   ssize_t got = fl_sys_recvmsg(fd, &msg, MSG_DONTWAIT | (io->flags & (MSG_TRUNC | MSG_PEEK)));
+  FL_FAULT(recv_taken);
   if (got > 0 && !(io->flags & MSG_PEEK)) {
     fl_rx_taken(&c->rx, atomic_fetch_add_explicit(&c->krx, (uint64_t)got, memory_order_relaxed) + (uint64_t)got);
     fl_count_add(&c->rx_kernel, (uint64_t)got);
@@ -166,6 +172,7 @@ static void conn_reset(struct fl_conn *c, int fd) {
     return;
   fl_conn_pin(c, FL_WHY_RUBBISH);
   fl_log(FL_LOG_ERROR, "the peer wrote rubbish into the shared page: connection reset");
+  FL_FAULT(conn_reset);
   fl_sys_connect(fd, &none, sizeof none); /* the kernel sends RST and drops what is queued */
 }
 
@@ -231,8 +238,10 @@ static enum spin rx_spin(struct fl_conn *c, int fd, uint32_t signals) {
   fl_unlock(&c->rx_lock);
   {
     struct fl_conn *entered __attribute__((cleanup(leave))) = c;
+    FL_FAULT(recv_spin);
     r = rx_look(entered, fd, tail, signals);
   }
+  FL_FAULT(recv_spun);
   if (fl_lock(&c->rx_lock) != FL_LOCKED)
     return SPIN_GONE;
   if (FL_UNLIKELY(fl_conn_of(fd) != c)) {
@@ -268,6 +277,7 @@ bool fl_rx_ready(struct fl_conn *c, uint64_t *seen) {
  * on entry and on return; the wait is native, bounded, and changes no state. False: the connection ended. */
 static bool pending_wait(struct fl_conn *c, int fd) {
   fl_unlock(&c->rx_lock);
+  FL_FAULT(recv_pending);
   struct pollfd p = {.fd = fd, .events = POLLIN | POLLRDHUP};
   struct timespec ms = {0, 1000000};
   fl_syscall6(__NR_ppoll, (long)&p, 1, (long)&ms, 0, 0, 0);
@@ -329,6 +339,7 @@ static ssize_t recv_empty(struct fl_conn *c, int fd, const struct fl_io *io, siz
   }
   sleeper_begin(c);
   fl_unlock(&c->rx_lock);
+  FL_FAULT(recv_empty);
   ssize_t n = got ? recv_rest(c, fd, io, got) : recv_begun(c, fd, io);
   if ((n <= 0 && (n < 0 || io->len == 0)) || (io->flags & MSG_PEEK))
     return n;
@@ -439,7 +450,9 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         gen = atomic_load_explicit(&c->rx_gen, memory_order_relaxed);
         continue; /* a signal handler of this thread received meanwhile */
       }
+      FL_FAULT(recv_copied);
       fl_rx_consume(&c->rx, n);
+      FL_FAULT(recv_consumed);
       fl_count_add(&c->rx_ring, n);
       got += n;
       if (got == io->len)

@@ -14,6 +14,7 @@
 #include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "shmring/fault.h"
 #include "signals.h"
 
 #define ALIVE_EVERY_NS 2000000u   /* a writer looks whether its peer is dead at least this often */
@@ -44,6 +45,7 @@ void fl_send_begin(struct fl_conn *c, size_t hint) {
   /* seq_cst: pairs with the look at tx_busy under the lock (pair.c, tx_push); either that sees this, or this call's
    * bytes are sent, and counted, before the ring is used */
   atomic_fetch_add_explicit(&c->tx_busy, 1, memory_order_seq_cst);
+  FL_FAULT(send_begun);
   fl_conn_enter(c);
   if (fl_conn_mapped(c))
     fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed) + hint);
@@ -64,11 +66,13 @@ void fl_send_end(struct fl_conn *c, ssize_t sent) {
     atomic_fetch_add_explicit(&c->ktx, (uint64_t)sent, memory_order_relaxed);
     fl_count_add(&c->tx_kernel, (uint64_t)sent);
   }
+  FL_FAULT(send_counted);
   /* before tx_busy comes down: until then nobody publishes, so what this count leaves behind it was published before */
   if (fl_conn_mapped(c))
     fl_tx_sent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   /* release: pairs with the acquire of tx_busy in tx_push; ktx is complete when 0 is seen */
   int left = atomic_fetch_sub_explicit(&c->tx_busy, 1, memory_order_acq_rel) - 1;
+  FL_FAULT(send_ended);
   if (left == 0 && fl_conn_mapped(c))
     fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   fl_conn_leave(c);
@@ -88,7 +92,9 @@ static void busy_end(struct busy *b) {
 /* After fl_send_begin. */
 static ssize_t send_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
   struct busy b __attribute__((cleanup(busy_end))) = {c, 0};
+  FL_FAULT(send_native);
   b.sent = io->native(fd, io);
+  FL_FAULT(send_native_done);
   return b.sent;
 }
 
@@ -265,6 +271,7 @@ static enum slept tx_sleep(struct fl_conn *c, int fd) {
 
   fl_conn_enter(c); /* keeps the segment mapped */
   fl_unlock(&c->tx_lock);
+  FL_FAULT(send_sleep);
   bool progress = fl_tx_sleep(&look, FULL_SLEEP_NS, &interrupted);
   fl_conn_leave(c);
   if (fl_lock(&c->tx_lock) != FL_LOCKED)
@@ -302,6 +309,7 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
     if (!tx_usable(c, fd))
       break;
     fl_tx_at_cpu(&c->tx, fl_cpu());
+    FL_FAULT(send_push);
     size_t before = done;
     done = tx_push(c, io, done, &why);
     if (done > before)
@@ -328,6 +336,7 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
     if (s == SLEPT_NOTHING)
       break;
   }
+  FL_FAULT(send_spill);
   /* raised before the lock is released: the rest follows what was published, and nobody may publish in between */
   fl_send_begin(c, io->len - done);
   fl_unlock(&c->tx_lock);

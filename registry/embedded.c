@@ -8,6 +8,7 @@
 #include "registry/diag.h"
 #include "registry/hello.h"
 #include "registry/sys.h"
+#include "shmring/fault.h"
 
 #define BACKLOG 8           /* one visitor is expected; the rest is for those who only disturb */
 #define VISITORS_PER_CALL 4 /* bounds the time of one fl_rdv_poll */
@@ -142,11 +143,13 @@ static void make_name(const struct fl_rdv *r, struct name *n) {
 }
 
 static enum fl_rdv_result wait_for_visitors(struct fl_rdv *r, int fd) {
+  FL_FAULT(rdv_bound);
   int rc = fl_sys_listen(fd, BACKLOG);
 
   r->fd = fd;
   if (rc < 0)
     return end_with(r, FL_RDV_ERROR, rc);
+  FL_FAULT(rdv_listening);
   r->fd = move_high(fd, r->base_fd);
   return FL_RDV_WAIT;
 }
@@ -170,10 +173,13 @@ static enum fl_rdv_result visit(struct fl_rdv *r, const struct name *n, int fd, 
 
   if (rc < 0)
     return connect_failed(r, rc);
+  FL_FAULT(rdv_connected);
   rc = check_uid(fd, r->peer_uid);
   if (rc < 0)
     return end_with(r, rc == -EPERM ? FL_RDV_REFUSED : FL_RDV_ERROR, rc);
+  FL_FAULT(rdv_hello);
   rc = fl_hello_send(fd, r, memfd);
+  FL_FAULT(rdv_hello_sent);
   return rc < 0 ? connect_failed(r, rc) : FL_RDV_PAIRED;
 }
 
@@ -184,6 +190,7 @@ static enum fl_rdv_result bring_segment(struct fl_rdv *r, const struct name *n, 
 
   if (memfd < 0)
     return end_with(r, FL_RDV_ERROR, memfd);
+  FL_FAULT(rdv_segment_made);
   result = visit(r, n, fd, memfd);
   fl_sys_close(memfd);
   if (result != FL_RDV_PAIRED)
@@ -224,6 +231,7 @@ enum fl_rdv_result fl_rdv_start(struct fl_rdv *r, const struct fl_tuple *t, uint
   if (t->cookie == 0)
     return end_with(r, FL_RDV_ERROR, -EINVAL);
 
+  FL_FAULT(rdv_peer_found);
   make_name(r, &n);
   fd = fl_sys_socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0)
@@ -285,6 +293,7 @@ static enum fl_rdv_result admit(struct fl_rdv *r) {
     return FL_RDV_ERROR;
   }
   r->visitor = fd;
+  FL_FAULT(rdv_visitor);
   result = examine(r, fd);
   return result == FL_RDV_RETRY ? dismiss(r, r->error) : result;
 }
@@ -303,6 +312,7 @@ static enum fl_rdv_result serve(struct fl_rdv *r, struct fl_pairing *out) {
       return result;
   }
   rc = fl_hello_receive(r->visitor, r, out);
+  FL_FAULT(rdv_hello_received);
   if (rc == -EAGAIN && ++r->patience < VISITOR_PATIENCE) {
     r->visitor = move_high(r->visitor, r->base_fd);
     return FL_RDV_WAIT;

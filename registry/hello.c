@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "registry/sys.h"
+#include "shmring/fault.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008u
@@ -46,6 +47,7 @@ static int fill_memfd(int memfd, uint32_t ring_size, struct fl_pairing *out) {
   rc = map_segment(memfd, ring_size, out);
   if (rc < 0)
     return rc;
+  FL_FAULT(segment_mapped);
   fl_segment_init(out->seg, ring_size);
   return fl_sys_fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
 }
@@ -193,6 +195,7 @@ int fl_hello_receive(int fd, const struct fl_rdv *r, struct fl_pairing *out) {
     rc = open_segment(fds[0], h.ring_size, out);
   for (int i = 0; i < count; i++)
     fl_sys_close(fds[i]);
+  FL_FAULT(hello_message);
   if (rc == 0)
     out->end = 1;
   return rc;

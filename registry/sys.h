@@ -17,10 +17,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "shmring/fault.h"
+
 /* One system call with up to six arguments; unused ones are 0, which costs nothing that can be measured. The analyzer
  * does not know that assembly fills buffers: it is shown the last variant. */
 #if defined(__x86_64__) && !defined(__ILP32__) && !defined(__clang_analyzer__)
-static inline long fl_syscall6(long nr, long a, long b, long c, long d, long e, long f) {
+static inline long fl_syscall6_raw(long nr, long a, long b, long c, long d, long e, long f) {
   register long r10 __asm__("r10") = d;
   register long r8 __asm__("r8") = e;
   register long r9 __asm__("r9") = f;
@@ -33,7 +35,7 @@ static inline long fl_syscall6(long nr, long a, long b, long c, long d, long e, 
   return ret;
 }
 #elif defined(__aarch64__) && !defined(__ILP32__) && !defined(__clang_analyzer__)
-static inline long fl_syscall6(long nr, long a, long b, long c, long d, long e, long f) {
+static inline long fl_syscall6_raw(long nr, long a, long b, long c, long d, long e, long f) {
   register long x8 __asm__("x8") = nr;
   register long x0 __asm__("x0") = a;
   register long x1 __asm__("x1") = b;
@@ -46,7 +48,7 @@ static inline long fl_syscall6(long nr, long a, long b, long c, long d, long e, 
   return x0;
 }
 #else
-static inline long fl_syscall6(long nr, long a, long b, long c, long d, long e, long f) {
+static inline long fl_syscall6_raw(long nr, long a, long b, long c, long d, long e, long f) {
   int saved = errno;
   long ret = syscall(nr, a, b, c, d, e, f);
 
@@ -55,6 +57,22 @@ static inline long fl_syscall6(long nr, long a, long b, long c, long d, long e, 
   errno = saved;
   return ret;
 }
+#endif
+
+#ifdef FL_FAULT_POINTS
+static inline long fl_syscall6(long nr, long a, long b, long c, long d, long e, long f) {
+  const long args[6] = {a, b, c, d, e, f};
+  long ret;
+
+  if (fl_fault_call && fl_fault_call(nr, args, &ret))
+    return ret;
+  ret = fl_syscall6_raw(nr, a, b, c, d, e, f);
+  if (fl_fault_called)
+    fl_fault_called(nr, args, ret);
+  return ret;
+}
+#else
+#define fl_syscall6 fl_syscall6_raw
 #endif
 
 static inline int fl_sys_socket(int domain, int type, int protocol) {

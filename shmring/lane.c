@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fault.h"
+
 /* A sender that finds the ring empty where it would enter another window starts again at offset 0. */
 #define WINDOW FL_PAGE
 
@@ -113,12 +115,14 @@ static void tx_extent(struct fl_tx *tx, uint64_t koff) {
   atomic_store_explicit(&e->pos, tx->head, memory_order_relaxed);
   atomic_store_explicit(&e->koff, koff, memory_order_relaxed);
   atomic_store_explicit(&e->off, tx->off, memory_order_relaxed);
+  FL_FAULT(tx_extent_filled);
   /*
    * release: pairs with rx_extents. The publishing CAS would be too late: the receiver may count this extent before
    * that, while it looks for the end of an earlier one, and must then find a position at or beyond its head, not an old
    * one.
    */
   atomic_store_explicit(&tx->lane->extent_head, tx->extent_head, memory_order_release);
+  FL_FAULT(tx_extent_released);
   tx->koff = koff;
 }
 
@@ -162,6 +166,7 @@ enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, st
 enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n) {
   uint64_t expected = tx->head << FL_STATE_BITS | FL_WATCHING;
   uint64_t desired = (tx->head + n) << FL_STATE_BITS | FL_WATCHING;
+  FL_FAULT(tx_publish);
 
   /*
    * release: the ring bytes and the extent, stored above, are seen by whoever acquires the new head (fl_rx_peek);
@@ -173,6 +178,7 @@ enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n) {
       return tx_broken(tx);
     return FL_TX_NATIVE;
   }
+  FL_FAULT(tx_published);
   tx->head += n;
   tx->off = (tx->off + n) & tx->mask;
   tx->pending = false;
@@ -207,6 +213,7 @@ enum fl_tx_result fl_tx_push(struct fl_tx *tx, const struct iovec *iov, size_t s
     at += part;
     left -= part;
   }
+  FL_FAULT(tx_copied);
   enum fl_tx_result p = fl_tx_publish(tx, n);
   if (p != FL_TX_OK)
     return p;
@@ -240,10 +247,12 @@ bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted)
   /* seq_cst: the flag is stored before the tail is looked at again; the kernel looks a last time before it sleeps. The
    * receiver's look at the flag has no fence behind its tail (fl_rx_publish), hence "missed" in the header. */
   atomic_store_explicit(&lane->waiting, 1, memory_order_seq_cst);
+  FL_FAULT(tx_sleep_told);
   uint64_t tail = atomic_load_explicit(&lane->tail, memory_order_seq_cst);
   if (tx->head - tail > (tx->mask + 1) / 2)
     *interrupted =
         syscall(SYS_futex, tail_futex(lane), FUTEX_WAIT, (uint32_t)tail, &ts, NULL, 0) != 0 && errno == EINTR;
+  FL_FAULT(tx_sleep_over);
   atomic_store_explicit(&lane->waiting, 0, memory_order_relaxed);
   errno = saved;
   return atomic_load_explicit(&lane->tail, memory_order_relaxed) != tx->tail_seen ||
@@ -257,17 +266,21 @@ uint64_t fl_tx_unconsumed(const struct fl_tx *tx) {
 }
 
 void fl_tx_intent(struct fl_tx *tx, uint64_t bytes) {
+  FL_FAULT(tx_intent);
   atomic_store_explicit(&tx->lane->kernel_intent, bytes, memory_order_relaxed);
 }
 
 void fl_tx_sent(struct fl_tx *tx, uint64_t bytes) {
+  FL_FAULT(tx_sent);
   /* release: pairs with fl_rx_kernel_sent; what was published before these bytes were sent is seen with the count */
   atomic_store_explicit(&tx->lane->kernel_sent, bytes, memory_order_release);
 }
 
 void fl_tx_flag(struct fl_tx *tx, uint32_t flag) {
+  FL_FAULT(tx_flag);
   /* release: pairs with fl_rx_flags; the sender's earlier ring bytes are visible with the flag */
   atomic_fetch_or_explicit(&tx->lane->flags, flag, memory_order_release);
+  FL_FAULT(tx_flagged);
 }
 
 /* ---- receiver ---- */
@@ -325,6 +338,7 @@ enum fl_rx_result fl_rx_peek(struct fl_rx *rx, uint64_t krx, struct fl_span span
       return rx_broken(rx);
     if (rx->head_seen == rx->tail)
       return FL_RX_EMPTY;
+    FL_FAULT(rx_new_head);
     if (!rx_extents(rx))
       return rx_broken(rx);
   } else if (rx->tail >= rx->next_pos && !rx_extents(rx)) {
@@ -358,15 +372,19 @@ void fl_rx_publish(struct fl_rx *rx) {
   if (rx->tail == rx->tail_pub)
     return;
   rx->tail_pub = rx->tail;
+  FL_FAULT(rx_publish);
   /* release, both: pair with tx_free and tx_extent_slot_free; the copies out of the ring come before the space is free
    */
   atomic_store_explicit(&rx->lane->extent_tail, rx->extent ? rx->extent - 1 : 0, memory_order_release);
+  FL_FAULT(rx_extents_freed);
   atomic_store_explicit(&rx->lane->tail, rx->tail, memory_order_release);
+  FL_FAULT(rx_published);
   /* relaxed: a hint (fl_tx_sleep); half of the ring at a time, or a sender would be woken for every message */
   if (__builtin_expect(atomic_load_explicit(&rx->lane->waiting, memory_order_relaxed), 0) &&
       rx->head_seen - rx->tail <= (rx->mask + 1) / 2) {
     int saved = errno;
     atomic_store_explicit(&rx->lane->waiting, 0, memory_order_relaxed);
+    FL_FAULT(rx_wakes);
     syscall(SYS_futex, tail_futex(rx->lane), FUTEX_WAKE, 1, NULL, NULL, 0);
     errno = saved;
   }
@@ -384,6 +402,7 @@ uint64_t fl_rx_pending(struct fl_rx *rx) {
 }
 
 bool fl_rx_native(struct fl_rx *rx, uint64_t head) {
+  FL_FAULT(rx_native);
   uint64_t native = head << FL_STATE_BITS | FL_NATIVE;
   uint64_t expected = head << FL_STATE_BITS | FL_WATCHING;
 
@@ -402,10 +421,12 @@ bool fl_rx_native(struct fl_rx *rx, uint64_t head) {
      */
     expected = atomic_fetch_and_explicit(&rx->lane->word, ~FL_STATE_MASK, memory_order_acq_rel) & ~FL_STATE_MASK;
   }
+  FL_FAULT(rx_native_not);
   return expected == native;
 }
 
 void fl_rx_native_always(struct fl_rx *rx) {
+  FL_FAULT(rx_native_always);
   /* acq_rel, as in fl_rx_native; only the state bits change, so a publication that came first is kept */
   atomic_fetch_and_explicit(&rx->lane->word, ~FL_STATE_MASK, memory_order_acq_rel);
 }
@@ -415,7 +436,9 @@ void fl_rx_watch(struct fl_rx *rx) {
 
   if ((word & FL_STATE_MASK) == FL_WATCHING)
     return;
+  FL_FAULT(rx_watch);
   /* release: pairs with the sender's CAS; a plain or is enough, for a sender never changes a word that is not WATCHING
    */
   atomic_fetch_or_explicit(&rx->lane->word, FL_WATCHING, memory_order_release);
+  FL_FAULT(rx_watching);
 }
