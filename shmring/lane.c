@@ -72,7 +72,7 @@ static enum fl_tx_result tx_look(struct fl_tx *tx) {
   uint64_t word = atomic_load_explicit(&tx->lane->word, memory_order_relaxed);
   if (word >> FL_STATE_BITS != tx->head)
     return tx_broken(tx);
-  return (word & FL_STATE_MASK) == FL_WATCHING ? FL_TX_OK : FL_TX_NATIVE;
+  return (word & FL_STATE_MASK) == FL_WATCHING && !tx->owed ? FL_TX_OK : FL_TX_NATIVE;
 }
 
 /* Free bytes, having asked the receiver if fewer than `want` are known; SIZE_MAX if the receiver's tail is impossible.
@@ -262,12 +262,53 @@ bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted)
 uint64_t fl_tx_unconsumed(const struct fl_tx *tx) {
   /* acquire: pairs with fl_rx_publish; for a value that is only compared with 0, so nothing is remembered */
   uint64_t tail = atomic_load_explicit(&tx->lane->tail, memory_order_acquire), head = tx->head;
+  if (tail < tx->returned)
+    tail = tx->returned;
   return tx->broken || tail > head ? 0 : head - tail;
+}
+
+size_t fl_tx_owed(struct fl_tx *tx, uint64_t ktx, bool busy, struct fl_span span[2]) {
+  size_t size = tx->mask + 1;
+  /* acquire: pairs with fl_rx_recall, which stored what it asks for before the word */
+  uint64_t word = atomic_load_explicit(&tx->lane->word, memory_order_acquire);
+
+  span[0] = span[1] = (struct fl_span){0};
+  if (tx->broken)
+    return 0;
+  if (!tx->owed && (word & FL_STATE_MASK) == FL_RECALL) {
+    if (word >> FL_STATE_BITS != tx->head) {
+      tx_broken(tx);
+      return 0;
+    }
+    uint64_t from = atomic_load_explicit(&tx->lane->recall_from, memory_order_relaxed),
+             koff = atomic_load_explicit(&tx->lane->recall_koff, memory_order_relaxed);
+    bool can = !busy && koff == ktx && tx->head - from <= size;
+    /*
+     * acq_rel: one of the two gets the bytes, we or a receiver that takes its request back. If we do, nothing that it
+     * does to the ring later is earlier than this.
+     */
+    if (atomic_compare_exchange_strong_explicit(&tx->lane->word, &word,
+                                                tx->head << FL_STATE_BITS | (can ? FL_RETURNED : FL_NATIVE),
+                                                memory_order_acq_rel, memory_order_relaxed) &&
+        can) {
+      tx->owed = tx->head - from;
+      tx->returned = tx->head;
+    }
+  }
+  if (!tx->owed)
+    return 0;
+  /* what is unread has not been moved: only an empty ring starts again at offset 0 */
+  size_t at = (size_t)(tx->off - tx->owed) & tx->mask, n = (size_t)tx->owed;
+  size_t first = size - at < n ? size - at : n;
+  span[0] = (struct fl_span){tx->ring + at, first};
+  span[1] = (struct fl_span){tx->ring, n - first};
+  return n;
 }
 
 void fl_tx_intent(struct fl_tx *tx, uint64_t bytes) {
   FL_FAULT(tx_intent);
-  atomic_store_explicit(&tx->lane->kernel_intent, bytes, memory_order_relaxed);
+  /* seq_cst: comes before the look at the word (fl_tx_asked); pairs with fl_rx_recall */
+  atomic_store_explicit(&tx->lane->kernel_intent, bytes, memory_order_seq_cst);
 }
 
 void fl_tx_sent(struct fl_tx *tx, uint64_t bytes) {
@@ -330,7 +371,91 @@ static bool rx_extents(struct fl_rx *rx) {
   return rx->extent != 0;
 }
 
+/* What the ring held came, or will come, over the kernel lane. False if the extents make no sense. */
+static bool rx_skip(struct fl_rx *rx) {
+  /* acquire, as in rx_extents */
+  uint32_t written = atomic_load_explicit(&rx->lane->extent_head, memory_order_acquire);
+
+  if (!rx_refresh(rx) || written - rx->extent > FL_EXTENTS)
+    return false;
+  rx->tail = rx->head_seen;
+  rx->next_pos = UINT64_MAX;
+  while (rx->extent != written) {
+    const struct fl_extent *e = &rx->lane->extents[rx->extent % FL_EXTENTS];
+    uint64_t pos = atomic_load_explicit(&e->pos, memory_order_relaxed);
+    uint64_t koff = atomic_load_explicit(&e->koff, memory_order_relaxed);
+    uint64_t off = atomic_load_explicit(&e->off, memory_order_relaxed);
+    if (pos >= rx->tail)
+      break; /* written for what is not published yet */
+    if (off > rx->mask || koff < rx->koff)
+      return false;
+    rx->pos = pos;
+    rx->koff = koff;
+    rx->off = off;
+    rx->extent++;
+  }
+  fl_rx_publish(rx);
+  return true;
+}
+
+/* Somebody wants to read again after fl_rx_recall: either the request is taken back, or the sender was faster. */
+static bool rx_recalled(struct fl_rx *rx) {
+  uint64_t word = atomic_load_explicit(&rx->lane->word, memory_order_relaxed);
+
+  while ((word & FL_STATE_MASK) == FL_RECALL)
+    /* acq_rel: pairs with fl_tx_owed; of the two one succeeds */
+    if (atomic_compare_exchange_weak_explicit(&rx->lane->word, &word, word & ~FL_STATE_MASK, memory_order_acq_rel,
+                                              memory_order_acquire))
+      word &= ~FL_STATE_MASK;
+  bool ok = true;
+  if ((word & FL_STATE_MASK) == FL_RETURNED) { /* else ours again: taken back, or refused */
+    ok = rx_skip(rx);
+    /* acq_rel: the sender does not change a word in this state */
+    atomic_fetch_and_explicit(&rx->lane->word, ~FL_STATE_MASK, memory_order_acq_rel);
+  }
+  rx->recalled = false; /* last: see fl_rx_native */
+  return ok;
+}
+
+bool fl_rx_recall(struct fl_rx *rx) {
+  if (rx->broken || (rx->recalled && !rx_recalled(rx)))
+    return true;
+  fl_rx_native_always(rx); /* nothing is added from here on */
+  if (!rx_refresh(rx))
+    return true; /* rubbish: whoever reads next will see */
+  if (rx->tail == rx->head_seen)
+    return true;
+  if ((rx->extent == 0 || rx->tail >= rx->next_pos) && !rx_extents(rx))
+    return true;
+  fl_rx_publish(rx);
+  uint64_t asked = rx->head_seen << FL_STATE_BITS | FL_RECALL, word = rx->head_seen << FL_STATE_BITS;
+  /* relaxed, both: released by the word */
+  atomic_store_explicit(&rx->lane->recall_from, rx->tail, memory_order_relaxed);
+  atomic_store_explicit(&rx->lane->recall_koff, rx->koff, memory_order_relaxed);
+  rx->recalled = true; /* first: see fl_rx_native */
+  /*
+   * seq_cst, both: a sender tells its intent before it looks at the word and sends. So either it sees the request, and
+   * answers it before it sends, or the intent is seen here, and the request is taken back.
+   */
+  if (!atomic_compare_exchange_strong_explicit(&rx->lane->word, &word, asked, memory_order_seq_cst,
+                                               memory_order_relaxed)) {
+    rx->recalled = false;
+    return true; /* the peer lies: only we change a word that is NATIVE */
+  }
+  if (atomic_load_explicit(&rx->lane->kernel_intent, memory_order_seq_cst) == rx->koff)
+    return true;
+  /* acq_rel, as in rx_recalled. A sender that has answered meanwhile had sent nothing yet. */
+  if (!atomic_compare_exchange_strong_explicit(&rx->lane->word, &asked, asked & ~FL_STATE_MASK, memory_order_acq_rel,
+                                               memory_order_acquire) &&
+      (asked & FL_STATE_MASK) == FL_RETURNED)
+    return true;
+  rx->recalled = false;
+  return false;
+}
+
 enum fl_rx_result fl_rx_peek(struct fl_rx *rx, uint64_t krx, struct fl_span span[2], uint64_t *need) {
+  if (__builtin_expect(rx->recalled, 0) && !rx_recalled(rx))
+    return rx_broken(rx);
   if (rx->broken)
     return FL_RX_BROKEN;
   if (rx->head_seen == rx->tail) {
@@ -391,6 +516,8 @@ void fl_rx_publish(struct fl_rx *rx) {
 }
 
 uint64_t fl_rx_pending(struct fl_rx *rx) {
+  if (rx->recalled && !rx_recalled(rx))
+    rx->broken = true;
   if (rx->broken)
     return 0;
   uint64_t head = fl_rx_head(rx);
@@ -414,6 +541,8 @@ bool fl_rx_native(struct fl_rx *rx, uint64_t head) {
   if (atomic_compare_exchange_strong_explicit(&rx->lane->word, &expected, native, memory_order_acq_rel,
                                               memory_order_acquire))
     return true;
+  if (rx->recalled && (expected & FL_STATE_MASK) >= FL_RECALL)
+    return false; /* for fl_rx_peek to find out */
   if (expected >> FL_STATE_BITS == head && (expected & FL_STATE_MASK) != FL_NATIVE) {
     /*
      * A state that only a peer that lies can have left. Failing here would make the caller look at an empty ring and
@@ -427,14 +556,20 @@ bool fl_rx_native(struct fl_rx *rx, uint64_t head) {
 
 void fl_rx_native_always(struct fl_rx *rx) {
   FL_FAULT(rx_native_always);
-  /* acq_rel, as in fl_rx_native; only the state bits change, so a publication that came first is kept */
-  atomic_fetch_and_explicit(&rx->lane->word, ~FL_STATE_MASK, memory_order_acq_rel);
+  uint64_t word = atomic_load_explicit(&rx->lane->word, memory_order_relaxed);
+
+  /* acq_rel, as in fl_rx_native; only the state bits change, so a publication that came first is kept. A request that
+   * is under way is kept too. */
+  while ((word & FL_STATE_MASK) == FL_WATCHING || (word & FL_STATE_MASK) == FL_BELL)
+    if (atomic_compare_exchange_weak_explicit(&rx->lane->word, &word, word & ~FL_STATE_MASK, memory_order_acq_rel,
+                                              memory_order_relaxed))
+      return;
 }
 
 void fl_rx_watch(struct fl_rx *rx) {
   uint64_t word = atomic_load_explicit(&rx->lane->word, memory_order_relaxed);
 
-  if ((word & FL_STATE_MASK) == FL_WATCHING)
+  if ((word & FL_STATE_MASK) == FL_WATCHING || rx->recalled)
     return;
   FL_FAULT(rx_watch);
   /* release: pairs with the sender's CAS; a plain or is enough, for a sender never changes a word that is not WATCHING

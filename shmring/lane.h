@@ -38,20 +38,23 @@
 #include <sys/uio.h>
 
 #define FL_SEGMENT_MAGIC 0x31676e6972746c66ull /* "fltring1" */
-#define FL_SEGMENT_VERSION 1u
+#define FL_SEGMENT_VERSION 2u
 #define FL_PAGE 4096u
 #define FL_EXTENTS 64u
 #define FL_RING_MIN (16u << 10)
 #define FL_RING_MAX (64u << 20)
 
-/* The receiver's state, in the two low bits of the lane word; the head (bytes ever published) is above it. */
+/* The receiver's state, in the three low bits of the lane word; the head (bytes ever published) is above it. */
 enum fl_state {
   FL_NATIVE = 0,   /* the receiver can only be woken by the kernel lane; also the state of a fresh segment */
   FL_WATCHING = 1, /* some thread of the receiver looks at the ring before any of them sleeps */
   FL_BELL = 2,     /* reserved: asleep in a call that also waits for the bell */
+  FL_RECALL = 3,   /* as NATIVE, and nobody will come for what the ring holds: the sender is to send it once more, over
+                      the kernel lane, before anything else (fl_rx_recall) */
+  FL_RETURNED = 4, /* as NATIVE, and the sender has done so, or is at it: what the ring held is void */
 };
-#define FL_STATE_BITS 2
-#define FL_STATE_MASK 3ull
+#define FL_STATE_BITS 3
+#define FL_STATE_MASK 7ull
 
 struct fl_extent {
   _Atomic uint64_t pos;  /* first stream position that this extent describes */
@@ -79,6 +82,8 @@ struct fl_lane {
   _Atomic uint32_t extent_tail;        /* extents no longer needed */
   _Atomic int32_t rx_cpu;              /* CPU on which the receiver last ran, -1 unknown */
   _Atomic uint64_t kernel_taken;       /* hint: bytes ever taken from the kernel lane */
+  _Atomic uint64_t recall_from;        /* with RECALL: what the receiver wants back begins here, */
+  _Atomic uint64_t recall_koff;        /* behind so many bytes of the kernel lane */
 
   struct fl_extent extents[FL_EXTENTS];
 };
@@ -103,6 +108,8 @@ struct fl_tx {
   uint64_t koff; /* koff of the extent in force */
   uint32_t extent_head;
   uint32_t extent_tail_seen;
+  uint64_t returned; /* the receiver will never read what lies before this position */
+  uint64_t owed;     /* and of that, so many bytes before head are still to be sent over the kernel lane */
   int32_t cpu;  /* last value stored in lane->tx_cpu */
   bool pending; /* the newest extent describes position head, which is not published yet */
   bool broken;
@@ -120,6 +127,7 @@ struct fl_rx {
   uint64_t next_pos;       /* where the following extent begins, UINT64_MAX when not known */
   uint32_t extent;         /* extents taken so far; the one in force is number extent - 1 */
   int32_t cpu;             /* last value stored in lane->rx_cpu */
+  bool recalled;           /* fl_rx_recall was called, and how it ended is not known yet */
   bool broken;
 };
 
@@ -191,6 +199,25 @@ bool fl_tx_sleep(const struct fl_tx *tx, uint64_t timeout_ns, bool *interrupted)
 /* Bytes published and not yet known to be consumed, 0 if broken. A hint where the caller has no lock. */
 uint64_t fl_tx_unconsumed(const struct fl_tx *tx);
 
+/*
+ * Does the receiver want back what it has not read, or is some of that still owed? Such bytes come before anything else
+ * that is sent. Looked at before a native send, after fl_tx_intent and a full fence (see fl_rx_recall), and before a
+ * sleep, for nobody else can help the one who waits for them. [any thread]
+ */
+static inline bool fl_tx_asked(const struct fl_tx *tx) {
+  /* acquire: pairs with fl_rx_recall; what the receiver says of the range is visible with the state */
+  return !tx->broken &&
+         ((atomic_load_explicit(&tx->lane->word, memory_order_acquire) & FL_STATE_MASK) == FL_RECALL || tx->owed);
+}
+
+/*
+ * The bytes owed, in up to two spans of the ring, or 0. They are the sender's again: it sends them over the kernel lane
+ * and says with fl_tx_repaid how many it got rid of. `ktx` bytes went over the kernel lane so far, and `busy` says that
+ * more are on their way: a receiver that asks for bytes which must come before some of these is refused.
+ */
+size_t fl_tx_owed(struct fl_tx *tx, uint64_t ktx, bool busy, struct fl_span span[2]);
+static inline void fl_tx_repaid(struct fl_tx *tx, size_t n) { tx->owed -= n; }
+
 /* Tells the receiver how much was sent on the kernel lane: as intended before a call, as done after it. And a flag.
  * [any thread] */
 void fl_tx_intent(struct fl_tx *tx, uint64_t bytes);
@@ -232,6 +259,23 @@ bool fl_rx_native(struct fl_rx *rx, uint64_t head);
 
 /* To NATIVE whatever the ring holds. What it holds stays readable, and comes before later kernel bytes. [any thread] */
 void fl_rx_native_always(struct fl_rx *rx);
+
+/*
+ * Asks the sender to send what the ring holds once more, over the kernel lane: somebody will go on with the connection
+ * who does not know of the ring (another program, a descriptor that was passed on). True: it was asked, or there was
+ * nothing to ask for; from then on every byte is on the kernel lane, or will come there, in order. False: bytes of the
+ * kernel lane that come after some of the ring's are there already, or on their way, and nothing was changed but that
+ * the state is NATIVE.
+ *
+ * Nothing more is to be read from the ring until somebody wants to: fl_rx_peek then takes the request back, or finds
+ * that the sender has answered it.
+ */
+bool fl_rx_recall(struct fl_rx *rx);
+
+/* Asked, and not answered yet. [any thread] */
+static inline bool fl_rx_recalling(const struct fl_rx *rx) {
+  return (atomic_load_explicit(&rx->lane->word, memory_order_relaxed) & FL_STATE_MASK) == FL_RECALL;
+}
 
 /* To WATCHING. The caller knows that no thread sleeps natively for this connection. */
 void fl_rx_watch(struct fl_rx *rx);

@@ -144,6 +144,8 @@ static const char *state_text(unsigned state) {
   case FL_NATIVE: return "native";
   case FL_WATCHING: return "watching";
   case FL_BELL: return "bell";
+  case FL_RECALL: return "recall";
+  case FL_RETURNED: return "returned";
   default: return "?";
   }
 }

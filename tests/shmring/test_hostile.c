@@ -30,13 +30,15 @@ static void scribble(struct fl_segment *seg, uint64_t *s, uint64_t head, uint64_
     uint64_t which = rnd(s) & rnd(s);
 
     if (which & 1)
-      atomic_store_explicit(&l->word, lie(s, head) << FL_STATE_BITS | rnd(s) % 4, memory_order_relaxed);
+      atomic_store_explicit(&l->word, lie(s, head) << FL_STATE_BITS | rnd(s) % 8, memory_order_relaxed);
     if (which & 2)
       atomic_store_explicit(&l->tail, lie(s, tail), memory_order_relaxed);
     if (which & 4)
       atomic_store_explicit(&l->extent_head, (uint32_t)lie(s, rnd(s) % 70), memory_order_relaxed);
     if (which & 8)
       atomic_store_explicit(&l->extent_tail, (uint32_t)lie(s, rnd(s) % 70), memory_order_relaxed);
+    if (which & 32)
+      atomic_store_explicit(&l->recall_from, lie(s, tail), memory_order_relaxed);
     if (which & 16)
       for (unsigned n = 0; n < FL_EXTENTS; n++) {
         atomic_store_explicit(&l->extents[n].pos, lie(s, rnd(s) % 2 ? tail : head), memory_order_relaxed);
@@ -71,6 +73,16 @@ static void use(struct pair *p, uint64_t *s, uint64_t *krx) {
   cr_assert(done <= want && done <= RING);
   cr_assert(fl_tx_unconsumed(&p->tx[0]) <= RING);
   fl_tx_space(&p->tx[0]);
+
+  size_t n = fl_tx_asked(&p->tx[0]) ? fl_tx_owed(&p->tx[0], 0, false, in) : 0;
+  cr_assert(n <= RING && n == (n ? in[0].len + in[1].len : 0));
+  for (int i = 0; n && i < 2; i++) {
+    expect_inside(p, 0, in[i].base, in[i].len);
+    memcpy(bytes, in[i].base, in[i].len);
+  }
+  fl_tx_repaid(&p->tx[0], n);
+  if (rnd(s) % 8 == 0)
+    fl_rx_recall(&p->rx[0]);
 
   switch (fl_rx_peek(&p->rx[0], *krx, in, &need)) {
   case FL_RX_RING:

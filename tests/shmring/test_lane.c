@@ -302,3 +302,108 @@ Test(lane, a_segment_smaller_than_its_header_is_not_read) {
 
   cr_assert_eq(fl_segment_check(end, 0), 0);
 }
+
+/* ---- bytes that are asked back ---- */
+
+static size_t owed(uint64_t ktx, bool busy, unsigned char *to) {
+  size_t n = fl_tx_owed(tx, ktx, busy, span);
+
+  memcpy(to, span[0].base, span[0].len);
+  memcpy(to + span[0].len, span[1].base, span[1].len);
+  return n;
+}
+
+Test(lane, the_sender_gets_back_what_was_not_read) {
+  unsigned char back[RING];
+
+  push(tx, data, 100, 0, &done);
+  expect_bytes(data, 40, 0);
+  cr_assert_not(fl_tx_asked(tx));
+  cr_assert(fl_rx_recall(rx));
+  cr_assert(fl_rx_recalling(rx));
+  cr_assert(fl_tx_asked(tx));
+  cr_assert_eq(owed(0, false, back), 60);
+  cr_assert(memcmp(back, data + 40, 60) == 0);
+  cr_assert_eq(fl_tx_unconsumed(tx), 0);
+  fl_tx_repaid(tx, 10);
+  cr_assert_eq(owed(10, false, back), 50);
+  cr_assert(memcmp(back, data + 50, 50) == 0);
+  fl_tx_repaid(tx, 50);
+  cr_assert_not(fl_tx_asked(tx));
+  expect_empty(0); /* they come over the kernel lane */
+  fl_rx_watch(rx);
+  cr_assert_eq(push(tx, "later", 5, 60, &done), FL_TX_OK);
+  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_KERNEL);
+  cr_assert_eq(need, 60);
+  expect_bytes((const unsigned char *)"later", 5, 60);
+}
+
+Test(lane, while_something_is_owed_nothing_is_published) {
+  unsigned char back[RING];
+
+  push(tx, data, 100, 0, &done);
+  fl_rx_recall(rx);
+  cr_assert_eq(owed(0, false, back), 100);
+  expect_empty(0);
+  fl_rx_watch(rx);
+  cr_assert_eq(push(tx, "x", 1, 0, &done), FL_TX_NATIVE);
+  fl_tx_repaid(tx, 100);
+  cr_assert_eq(push(tx, "x", 1, 100, &done), FL_TX_OK);
+}
+
+Test(lane, bytes_asked_back_may_go_round_the_end_of_the_ring) {
+  unsigned char back[RING];
+
+  push(tx, data, RING - 100, 0, &done);
+  expect_bytes(data, RING - 200, 0);
+  push(tx, data, 300, 0, &done);
+  cr_assert(fl_rx_recall(rx));
+  cr_assert_eq(owed(0, false, back), 400);
+  cr_assert(memcmp(back, data + RING - 200, 100) == 0);
+  cr_assert(memcmp(back + 100, data, 300) == 0);
+}
+
+Test(lane, a_request_that_is_not_answered_is_taken_back_by_reading) {
+  unsigned char back[RING];
+
+  push(tx, data, 100, 0, &done);
+  fl_rx_recall(rx);
+  fl_rx_watch(rx); /* not with a request under way */
+  cr_assert(fl_rx_recalling(rx));
+  fl_rx_native_always(rx);
+  cr_assert(fl_rx_recalling(rx));
+  expect_bytes(data, 100, 0);
+  cr_assert_eq(owed(0, false, back), 0);
+  fl_rx_watch(rx);
+  cr_assert_eq(push(tx, "x", 1, 0, &done), FL_TX_OK);
+}
+
+Test(lane, bytes_with_kernel_bytes_behind_them_cannot_be_asked_back) {
+  unsigned char back[RING];
+
+  push(tx, data, 100, 0, &done);
+  fl_tx_intent(tx, 5);
+  cr_assert_not(fl_rx_recall(rx));
+  cr_assert_eq(fl_rx_state(rx), FL_NATIVE);
+  cr_assert_eq(owed(5, false, back), 0);
+  expect_bytes(data, 100, 0);
+}
+
+Test(lane, the_sender_refuses_what_must_come_before_bytes_that_it_sent) {
+  unsigned char back[RING];
+
+  for (int busy = 0; busy < 2; busy++) {
+    push(tx, data, 100, 0, &done);
+    cr_assert(fl_rx_recall(rx));
+    cr_assert_eq(owed(busy ? 0 : 5, busy, back), 0);
+    cr_assert_not(fl_tx_asked(tx));
+    expect_bytes(data, 100, 0);
+    fl_rx_watch(rx);
+  }
+}
+
+Test(lane, nothing_is_asked_for_if_all_was_read) {
+  cr_assert(fl_rx_recall(rx));
+  cr_assert_eq(fl_rx_state(rx), FL_NATIVE);
+  cr_assert_not(fl_tx_asked(tx));
+}
