@@ -11,6 +11,7 @@
 
 #include "arena_alloc.h"
 #include "epoll.h"
+#include "io.h"
 #include "log.h"
 #include "process.h"
 #include "registry/sys.h"
@@ -189,9 +190,13 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
     FL_FAULT(conn_last_native);
     fl_rx_publish(&c->rx);
     if (sole) {
-      if (closing && (fl_rx_pending(&c->rx) > 0 || c->reset))
+      /* passed to another process: the connection goes on, and its bytes may be on their way back (fl_hand_over) */
+      bool goes_on = atomic_load_explicit(&c->pin, memory_order_relaxed) == FL_WHY_PASSED;
+      if (closing && !goes_on && (fl_rx_pending(&c->rx) > 0 || c->reset))
         reset_on_close(fd);
-      if (!c->tx.broken)
+      if (tx && closing)
+        fl_send_back_last(c, fd);
+      if (!c->tx.broken && !goes_on)
         fl_tx_flag(&c->tx, FL_FLAG_FIN);
     }
   }

@@ -507,12 +507,12 @@ static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signal
   return r;
 }
 
-enum sleep { SLEEP_LONG, SLEEP_SHORT, SLEEP_NOT };
+enum sleep { SLEEP_LONG, SLEEP_UNREAD, SLEEP_SHORT, SLEEP_NOT };
 
 /*
  * Turns every hot item NATIVE before a sleep. Not to sleep: one has news. To sleep for a short time only: the ring
  * bytes of one come after kernel bytes that are still on their way. Those wake this thread, but another one may take
- * them. Set locked.
+ * them; or (UNREAD) the other end of one may want back what it has not read (fl_send_unread). Set locked.
  */
 static enum sleep all_native(struct fl_epoll *s) {
   enum sleep r = SLEEP_LONG;
@@ -520,6 +520,11 @@ static enum sleep all_native(struct fl_epoll *s) {
   for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
     struct fl_item *it = s->hot[i - 1];
     struct fl_rx *rx = &it->conn->rx;
+    if (FL_UNLIKELY(fl_send_unread(it->conn))) {
+      fl_send_back_if_asked(it->conn, it->fd);
+      if (r == SLEEP_LONG)
+        r = SLEEP_UNREAD;
+    }
     if (!wants_in(it) || !fl_conn_mapped(it->conn))
       continue; /* nobody waits for its bytes */
     if (fl_rx_native(rx, it->events & EPOLLET ? it->seen : rx->tail))
@@ -574,7 +579,7 @@ static void rewatch(struct fl_epoll *s) {
     struct fl_conn *c = it->conn;
     struct fl_local *l = fl_local_of(c);
     int32_t none = 0;
-    if (s->wakes - it->active > QUIET_WAKES) {
+    if (s->wakes - it->active > QUIET_WAKES && !fl_send_unread(c)) {
       cool(it);
       continue;
     }
@@ -628,6 +633,7 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
   uint32_t signals =
       fl_signals_any(); /* a handler that runs from here on interrupts the wait, as it would in the kernel */
   int n = 0;
+  unsigned naps = 0;
 
   fl_process_check();
   if (max <= 0 || fl_lock(&s->lock) != FL_LOCKED)
@@ -683,14 +689,15 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       continue;
     }
     uint64_t ns = left_ns(timeout, begin);
-    bool nap = how == SLEEP_SHORT && ns > NAP_NS;
+    uint64_t nap_ns = how == SLEEP_SHORT ? NAP_NS : how == SLEEP_UNREAD ? fl_nap_ns(naps++) : UINT64_MAX;
+    bool nap = ns > nap_ns;
     if (FL_UNLIKELY(fl_signals_any() != signals) && !mask) {
       atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
       fl_unlock(&s->lock);
       errno = EINTR;
       return -1;
     }
-    n = sleep_native(s, epfd, events, max, nap ? NAP_NS : ns, mask);
+    n = sleep_native(s, epfd, events, max, nap ? nap_ns : ns, mask);
     if (n != 0 || !nap || fl_lock(&s->lock) != FL_LOCKED)
       return n;
   }

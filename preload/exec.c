@@ -6,8 +6,7 @@
  * and no other thread of ours may change that before the kernel stops it: the process is entered twice into the
  * holders. The entries stay, with the pid, while the new program lives.
  *
- * What stands unread in a ring at that moment is lost to the new program: a socket's receive queue cannot be filled
- * from outside. It is logged. (Handing it over to a new program that has the library: not done yet.)
+ * What stands unread in a ring at that moment the peer is asked to send again over TCP (handover.c).
  *
  * FD_CLOEXEC descriptors are closed by the kernel. That is a close like any other: another holder may use the rings
  * again, and a connection without another holder is reset if bytes of its ring were unread.
@@ -19,7 +18,7 @@
 #include "arena_alloc.h"
 #include "conn.h"
 #include "export.h"
-#include "log.h"
+#include "io.h"
 #include "process.h"
 #include "real.h"
 #include "registry/sys.h"
@@ -58,6 +57,7 @@ static void pass_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
   if (x->vfork) {
     if (inherits) { /* the parent goes on; it finds this pid dead some day */
       fl_holder_lend(c, x->pid);
+      fl_hand_over(c, fd);
       x->touched = true;
     }
     return;
@@ -73,18 +73,21 @@ static void pass_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
   }
   fl_holder_lend(c, x->pid);
   FL_FAULT(exec_lent);
-  uint64_t unread = fl_process_unread(c);
-  if (!sole || unread == 0)
+  if (inherits) {
+    fl_hand_over(c, fd);
     return;
-  if (!inherits && fl_process_same_socket(c, fd))
+  }
+  if (fl_process_unread(c) > 0 && fl_process_same_socket(c, fd))
     reset_at_exec(x, fd);
-  else if (inherits)
-    fl_log(FL_LOG_WARN, "descriptor %d: %llu bytes received on the ring and not read are lost to the new program", fd,
-           (unsigned long long)unread);
+  if (fl_lock(&c->tx_lock) == FL_LOCKED) {
+    fl_send_back_last(c, fd);
+    fl_unlock(&c->tx_lock);
+  }
 }
 
 struct unseen {
   struct exec *x;
+  int fd;
   struct fl_tuple tuple;
 };
 
@@ -95,6 +98,7 @@ static void unseen_one(struct fl_conn *c, struct fl_local *l, void *arg) {
       fl_holder_count(c, u->x->pid))
     return;
   fl_holder_lend(c, u->x->pid);
+  fl_hand_over(c, u->fd);
   u->x->touched = true;
 }
 
@@ -106,6 +110,7 @@ static void pass_unseen(struct exec *x) {
   struct unseen u = {.x = x};
 
   for (int fd = 0; fd < UNSEEN_DUPS; fd++) {
+    u.fd = fd;
     int flags = fl_sys_fcntl(fd, F_GETFD, 0);
     if (flags >= 0 && !(flags & FD_CLOEXEC) && !fl_conn_of(fd) && fl_tuple_of(fd, &u.tuple) == 0)
       fl_conn_each(unseen_one, &u);

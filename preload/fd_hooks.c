@@ -427,6 +427,8 @@ FL_EXPORT int shutdown(int fd, int how) {
     if ((how == SHUT_WR || how == SHUT_RDWR) && fl_lock(&c->tx_lock) == FL_LOCKED) {
       /* what was sent before is published; nothing may follow in the ring */
       atomic_store_explicit(&c->shut_wr, 1, memory_order_relaxed);
+      if (fl_conn_of(fd) == c)
+        fl_send_back_last(c, fd);
       if (fl_conn_of(fd) == c && fl_conn_paired(c) && !c->tx.broken)
         fl_tx_flag(&c->tx, FL_FLAG_FIN);
       fl_unlock(&c->tx_lock);

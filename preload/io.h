@@ -31,13 +31,32 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io);
 ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io);
 
 /* Sends n bytes that lie in a file (sendfile). Returns false if the kernel is to do it: the caller then makes the
- * native call between fl_send_begin and fl_send_end. */
+ * native call between fl_send_enter and fl_send_end. */
 bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ssize_t *result);
 
-/* A native call that sends: between them the ring is not used for sending. `hint` bytes may be sent at most. */
-void fl_send_begin(struct fl_conn *c, size_t hint); /* tx_lock held, or nobody can be pushing */
-void fl_send_enter(struct fl_conn *c, size_t hint); /* the same, from anywhere */
+/* A native call that sends: between them the ring is not used for sending. `hint` bytes may be sent at most. False, with
+ * errno: bytes that the receiver wants back come first, and there is no room for them. No lock held. */
+bool fl_send_enter(struct fl_conn *c, int fd, size_t hint, int flags);
 void fl_send_end(struct fl_conn *c, ssize_t sent);
+
+/*
+ * The receiver may want back what it has not read (fl_rx_recall): sends as much of that as TCP takes now. True if nothing
+ * is owed any more. To be called before this end sleeps, or goes: nobody else can send these bytes. tx_lock held.
+ */
+bool fl_send_back(struct fl_conn *c, int fd);
+
+/* The same for a caller without locks (a set's is allowed) that has entered c, cheap if there is nothing to do. */
+void fl_send_back_if_asked(struct fl_conn *c, int fd);
+
+/* The same before an orderly end: waits a little for room. tx_lock held. */
+void fl_send_back_last(struct fl_conn *c, int fd);
+
+/* Before a native sleep of this end for c, entered: true if the other end has not read all that is in its ring. It may
+ * then want it back, and cannot wake us: the sleep must be short (fl_nap_ns). */
+bool fl_send_unread(const struct fl_conn *c);
+
+/* How long such a sleep may last, the n-th in a row (from 0): nanoseconds. */
+static inline uint64_t fl_nap_ns(unsigned n) { return 1000000u << (n < 6 ? n : 6); }
 
 /*
  * Readiness for poll, select and epoll. fl_rx_ready: are ring bytes next in the stream (so that a read would not

@@ -10,6 +10,7 @@
 #include "export.h"
 #include "io.h"
 #include "options.h"
+#include "process.h"
 #include "real.h"
 #include "registry/sys.h"
 
@@ -236,10 +237,12 @@ static void passed(const struct msghdr *msg) {
       int fd;
       memcpy(&fd, CMSG_DATA(m) + at, sizeof fd);
       uintptr_t e = fl_entry(fd);
-      if (fl_entry_conn(e))
+      if (fl_entry_conn(e)) {
         fl_conn_pin(fl_entry_conn(e), FL_WHY_PASSED);
-      else if (fl_entry_epoll(e))
+        fl_hand_over(fl_entry_conn(e), fd);
+      } else if (fl_entry_epoll(e)) {
         fl_epoll_nested(fl_entry_epoll(e));
+      }
     }
   }
 }
@@ -309,7 +312,8 @@ static ssize_t do_sendfile(int out, int in, off_t *offset, size_t n, __typeof__(
     return r;
   }
   errno = saved;
-  fl_send_enter(c, n);
+  if (!fl_send_enter(c, out, n, 0))
+    return -1;
   {
     struct sending s __attribute__((cleanup(sending_end))) = {c, 0};
     r = s.n = real(out, in, offset, n);
@@ -368,7 +372,8 @@ FL_EXPORT ssize_t splice(int in, off64_t *in_off, int out, off64_t *out_off, siz
     return REAL(splice)(in, in_off, out, out_off, n, flags);
   }
   ssize_t sent;
-  fl_send_enter(to, n);
+  if (!fl_send_enter(to, out, n, flags & SPLICE_F_NONBLOCK ? MSG_DONTWAIT : 0))
+    return -1;
   if (fl_conn_paired(to))
     flags &= ~(unsigned)SPLICE_F_MORE; /* as MSG_MORE in tx.c */
   {

@@ -32,8 +32,9 @@ struct waiters {
 };
 
 /* Every connection of the call is entered until it returns: another thread may close it meanwhile. */
-static void gather(struct waiters *w, struct fl_conn *c) {
+static void gather(struct waiters *w, struct fl_conn *c, int fd) {
   fl_conn_enter(c);
+  w->fd[w->n] = fd;
   w->conn[w->n++] = c;
 }
 static void ungather(struct waiters *w) {
@@ -151,11 +152,11 @@ static void unsleep(struct waiters *w) {
   errno = saved;
 }
 
-enum sleep { SLEEP_LONG, SLEEP_SHORT, SLEEP_NOT };
+enum sleep { SLEEP_LONG, SLEEP_UNREAD, SLEEP_SHORT, SLEEP_NOT };
 
 /* Counts as a sleeper of every one and turns it NATIVE. Not to sleep, and nothing counted, if one has bytes in its
  * ring; for a short time if those come after kernel bytes on their way, which wake this thread unless another takes
- * them. */
+ * them, or (UNREAD) if another end may want back what it has not read (fl_send_unread). */
 static enum sleep sleeping(struct waiters *all, struct waiters *counted) {
   enum sleep r = SLEEP_LONG;
 
@@ -170,6 +171,11 @@ static enum sleep sleeping(struct waiters *all, struct waiters *counted) {
     bool native = !fl_conn_mapped(c) || c->rx.broken || fl_rx_native(&c->rx, c->rx.tail);
     if (locked)
       fl_unlock(&c->rx_lock);
+    if (FL_UNLIKELY(fl_send_unread(c))) {
+      fl_send_back_if_asked(c, all->fd[i]);
+      if (r == SLEEP_LONG)
+        r = SLEEP_UNREAD;
+    }
     if (native)
       continue;
     if (fl_rx_ready(c, NULL)) {
@@ -202,11 +208,12 @@ static int poll_native(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t
 static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask, struct waiters *w) {
   for (nfds_t i = 0; i < n; i++) {
     struct fl_conn *c = fds[i].events & IN_EVENTS ? fl_conn_of(fds[i].fd) : NULL;
-    if (c && w->n >= 0) {
+    if (c && w->n < w->room) {
       polled(c);
-      gather(w, c);
+      gather(w, c, fds[i].fd);
     }
   }
+  unsigned naps = 0;
   const struct polled what = {fds, n};
   uint32_t signals =
       fl_signals_any(); /* a handler that runs from here on interrupts the wait, as it would in the kernel */
@@ -245,13 +252,14 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
       uint64_t gone = fl_ticks_to_ns(fl_now() - begin);
       left = gone < 1000 ? ns : gone < ns ? ns - gone : 0; /* whole milliseconds stay whole */
     }
-    bool nap = how == SLEEP_SHORT && left > NAP_NS;
+    uint64_t nap_ns = how == SLEEP_SHORT ? NAP_NS : how == SLEEP_UNREAD ? fl_nap_ns(naps++) : UINT64_MAX;
+    bool nap = left > nap_ns;
     if (FL_UNLIKELY(fl_signals_any() != signals) && !mask) {
       errno = EINTR;
       return -1;
     }
     FL_FAULT(poll_sleep);
-    int k = poll_native(fds, n, nap ? NAP_NS : left, mask);
+    int k = poll_native(fds, n, nap ? nap_ns : left, mask);
     FL_FAULT(poll_woken);
     if (k != 0 || !nap)
       return k;
@@ -266,16 +274,18 @@ static int entered_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_
 
 static int any_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask, int ours) {
   struct fl_conn *conn[STACK_FDS];
-  struct waiters w = {.conn = conn, .room = STACK_FDS};
+  int fd[STACK_FDS];
+  struct waiters w = {.conn = conn, .fd = fd, .room = STACK_FDS};
 
   fl_process_check();
   if (ours <= STACK_FDS)
     return entered_poll(fds, n, ns, mask, &w);
-  size_t bytes = (size_t)ours * sizeof *w.conn;
+  size_t bytes = (size_t)ours * (sizeof *w.conn + sizeof *w.fd);
   w.conn = fl_sys_map_private(bytes); /* not malloc: poll may be called from a signal handler */
-  w.room = ours;
   if (!w.conn)
     return poll_native(fds, n, ns, mask);
+  w.fd = (int *)(w.conn + ours);
+  w.room = ours;
   int r = entered_poll(fds, n, ns, mask, &w);
   int saved = errno;
   fl_sys_munmap(w.conn, bytes);
@@ -353,6 +363,7 @@ struct selected {
   fd_set *set[3]; /* the caller's: read, write, except */
   uint64_t ns;
   const sigset_t *mask;
+  char *copy;                /* room for three sets */
   struct timeval *tv;        /* select: written back */
   const struct timespec *ts; /* pselect */
 };
@@ -364,23 +375,24 @@ static int select_native(const struct selected *s) {
   return REAL(pselect)(s->n, s->set[0], s->set[1], s->set[2], s->ts, s->mask);
 }
 
-static void sets_copy(const struct selected *s, fd_set to[3], bool back) {
-  size_t bytes = ((size_t)s->n + BITS - 1) / BITS * sizeof(unsigned long);
+static size_t set_bytes(int n) { return ((size_t)n + BITS - 1) / BITS * sizeof(unsigned long); }
 
+static fd_set *copy_of(const struct selected *s, int i) {
+  return s->set[i] ? (fd_set *)(s->copy + (size_t)i * set_bytes(s->n)) : NULL;
+}
+
+static void sets_copy(const struct selected *s, bool back) {
   for (int i = 0; i < 3; i++)
     if (s->set[i])
-      memcpy(back ? s->set[i] : &to[i], back ? &to[i] : s->set[i], bytes);
+      memcpy(back ? s->set[i] : copy_of(s, i), back ? copy_of(s, i) : s->set[i], set_bytes(s->n));
 }
 
 /* Asks the kernel with a zero timeout, adds the rings, and returns the count of bits as select does. If that is 0
- * (somebody else took what was there) the sets are as they were; that needs a copy, so only up to FD_SETSIZE. */
+ * (somebody else took what was there) the sets are as they were. */
 static int select_now(const struct selected *s, const struct waiters *w) {
   struct timespec zero = {0, 0};
-  fd_set asked[3];
-  bool small = s->n <= FD_SETSIZE;
 
-  if (small)
-    sets_copy(s, asked, false);
+  sets_copy(s, false);
   int k = (int)fl_syscall6(__NR_pselect6, s->n, (long)s->set[0], (long)s->set[1], (long)s->set[2], (long)&zero, 0);
   if (k < 0) {
     errno = -k;
@@ -393,20 +405,31 @@ static int select_now(const struct selected *s, const struct waiters *w) {
       k++;
     }
   }
-  if (k == 0 && small)
-    sets_copy(s, asked, true);
+  if (k == 0)
+    sets_copy(s, true);
   return k;
 }
 
-/* On copies: the caller's sets are still to be asked. */
-static int select_look(const void *what) {
-  const struct selected *s = what;
-  fd_set copy[3];
-  struct timespec zero = {0, 0};
+/* On copies: the caller's sets are still to be asked. The count, or -errno. */
+static int select_copies(const struct selected *s, uint64_t ns, const sigset_t *mask) {
+  struct timespec ts = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+  struct {
+    const sigset_t *mask;
+    size_t bytes;
+  } sig = {mask, 8};
 
-  sets_copy(s, copy, false);
-  return (int)fl_syscall6(__NR_pselect6, s->n, s->set[0] ? (long)&copy[0] : 0, s->set[1] ? (long)&copy[1] : 0,
-                          s->set[2] ? (long)&copy[2] : 0, (long)&zero, 0);
+  sets_copy(s, false);
+  return (int)fl_syscall6(__NR_pselect6, s->n, (long)copy_of(s, 0), (long)copy_of(s, 1), (long)copy_of(s, 2), (long)&ts,
+                          (long)&sig);
+}
+
+static int select_look(const void *what) { return select_copies(what, 0, NULL); }
+
+/* A timeout: nothing is ready. */
+static void sets_clear(const struct selected *s) {
+  for (int i = 0; i < 3; i++)
+    if (s->set[i])
+      memset(s->set[i], 0, set_bytes(s->n));
 }
 
 static void written_back(const struct selected *s, uint64_t begin) {
@@ -420,14 +443,14 @@ static void written_back(const struct selected *s, uint64_t begin) {
 static int do_select(const struct selected *s, struct waiters *w) {
   uint32_t signals = fl_signals_any();
   uint64_t begin = fl_now();
-  bool spun = s->mask || s->ns == 0 || s->n > FD_SETSIZE, look = false;
+  bool spun = s->mask || s->ns == 0, look = false;
+  unsigned naps = 0;
 
   for (int fd = 0; fd < s->n; fd++) {
     struct fl_conn *c = bit(s->set[0], fd) ? fl_conn_of(fd) : NULL;
     if (c && w->n < w->room) {
       polled(c);
-      w->fd[w->n] = fd;
-      gather(w, c);
+      gather(w, c, fd);
     }
   }
   for (;;) {
@@ -435,7 +458,7 @@ static int do_select(const struct selected *s, struct waiters *w) {
       FL_FAULT(select_ready);
       int k = select_now(s, w);
       look = false;
-      if (k != 0 || s->n > FD_SETSIZE) {
+      if (k != 0) {
         written_back(s, begin);
         return k;
       }
@@ -462,13 +485,22 @@ static int do_select(const struct selected *s, struct waiters *w) {
     FL_FAULT(select_sleep);
     if (how == SLEEP_LONG)
       return select_native(s);
-    if (how == SLEEP_SHORT) {
-      struct timespec nap = {0, NAP_NS};
-      fl_syscall6(__NR_ppoll, 0, 0, (long)&nap, 0, 0, 0);
-      if (select_look(s) != 0)
-        return select_native(s); /* still counted as a sleeper, so that this may block again without harm */
-      if (s->ns != UINT64_MAX && fl_ticks_to_ns(fl_now() - begin) > s->ns)
-        return select_now(s, w);
+    if (how == SLEEP_NOT)
+      continue;
+    uint64_t gone = fl_ticks_to_ns(fl_now() - begin), left = gone < s->ns ? s->ns - gone : 0;
+    uint64_t nap = how == SLEEP_SHORT ? NAP_NS : fl_nap_ns(naps++);
+    int k = select_copies(s, nap < left ? nap : left, s->mask);
+    if (k < 0) {
+      errno = -k;
+      return -1;
+    }
+    look = k > 0;
+    if (k == 0 && nap >= left) {
+      k = select_now(s, w);
+      if (k == 0)
+        sets_clear(s);
+      written_back(s, begin);
+      return k;
     }
   }
 }
@@ -482,25 +514,30 @@ static int entered_select(const struct selected *s, struct waiters *arrays) {
 static int any_select(struct selected *s, int ours) {
   struct fl_conn *conn[STACK_FDS];
   int fd[STACK_FDS];
+  fd_set copy[3];
   struct waiters w = {.conn = conn, .fd = fd, .room = STACK_FDS};
+  size_t sets = 3 * set_bytes(s->n);
 
   fl_process_check();
-  if (ours <= STACK_FDS)
+  s->copy = (char *)copy;
+  if (ours <= STACK_FDS && sets <= sizeof copy)
     return entered_select(s, &w);
-  size_t bytes = (size_t)ours * (sizeof *w.conn + sizeof *w.fd);
-  w.conn = fl_sys_map_private(bytes);
-  if (!w.conn)
+  size_t bytes = sets + (size_t)ours * (sizeof *w.conn + sizeof *w.fd);
+  char *room = fl_sys_map_private(bytes);
+  if (!room)
     return select_native(s);
+  s->copy = room;
+  w.conn = (struct fl_conn **)(room + sets);
   w.fd = (int *)(w.conn + ours);
   w.room = ours;
   int r = entered_select(s, &w), saved = errno;
-  fl_sys_munmap(w.conn, bytes);
+  fl_sys_munmap(room, bytes);
   errno = saved;
   return r;
 }
 
 static bool sets_plausible(int n, const fd_set *a, const fd_set *b, const fd_set *c) {
-  size_t bytes = ((size_t)n + BITS - 1) / BITS * sizeof(unsigned long);
+  size_t bytes = n > 0 ? set_bytes(n) : 0;
 
   return n > 0 && (unsigned)n <= fl_fds_size && (!a || fl_addr_plausible(a, bytes)) &&
          (!b || fl_addr_plausible(b, bytes)) && (!c || fl_addr_plausible(c, bytes));

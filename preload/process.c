@@ -10,6 +10,7 @@
 #include "conn.h"
 #include "epoll.h"
 #include "export.h"
+#include "io.h"
 #include "real.h"
 #include "registry/sys.h"
 #include "shmring/fault.h"
@@ -154,7 +155,8 @@ uint64_t fl_process_unread(struct fl_conn *c) {
     return 0;
   if (!c->rx.broken) {
     fl_rx_publish(&c->rx);
-    n = fl_rx_pending(&c->rx);
+    if (!fl_rx_recalling(&c->rx) || atomic_load_explicit(&c->nholders, memory_order_relaxed) == 1)
+      n = fl_rx_pending(&c->rx);
   }
   fl_unlock(&c->rx_lock);
   return n;
@@ -339,6 +341,7 @@ static void leave_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) 
     fl_sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
   }
   if (fl_lock(&c->tx_lock) == FL_LOCKED) {
+    fl_send_back_last(c, fd);
     if (!c->tx.broken)
       fl_tx_flag(&c->tx, FL_FLAG_FIN);
     fl_unlock(&c->tx_lock);

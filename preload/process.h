@@ -76,5 +76,14 @@ bool fl_process_inherits(const struct fl_conn *c, const struct fl_local *l, int 
 bool fl_process_same_socket(const struct fl_conn *c, int fd);
 bool fl_process_same_tuple(const struct fl_conn *c, const struct fl_tuple *t);
 
-/* Bytes of the ring that were not read. Publishes the tail, so that the peer knows what was. */
+/* Bytes of the ring that were not read, 0 if another process is to get them (fl_hand_over). Publishes the tail, so that
+ * the peer knows what was. */
 uint64_t fl_process_unread(struct fl_conn *c);
+
+/*
+ * fd, which is c, goes to somebody who may not know of the ring: another program, or another process. What lies unread
+ * there is asked back from the peer, who sends it over TCP (fl_rx_recall); waits for that, for a twentieth of a second at
+ * most: later it comes all the same, with the peer's next call. No more may come into the ring: c is pinned, or has
+ * another holder. No locks held.
+ */
+void fl_hand_over(struct fl_conn *c, int fd);

@@ -284,6 +284,44 @@ static bool pending_wait(struct fl_conn *c, int fd) {
   return fl_lock(&c->rx_lock) == FL_LOCKED;
 }
 
+/*
+ * The other end has not read all that is in its ring. It may become another program, or pass the connection on, and then
+ * needs these bytes over TCP from us, whom it cannot wake. So as long as that is so this end sleeps for short times.
+ * Lock as with rx_spin. SPIN_KERNEL: the socket has something; SPIN_SLEEP: it has not.
+ */
+static enum spin unread_nap(struct fl_conn *c, int fd, unsigned n, uint32_t signals) {
+  struct pollfd p = {.fd = fd, .events = POLLIN | POLLRDHUP};
+  struct timespec ts = {0, (long)fl_nap_ns(n)};
+  long ready;
+
+  sleeper_begin(c);
+  fl_unlock(&c->rx_lock);
+  {
+    struct sleeper s __attribute__((cleanup(sleeper_end))) = {c, 0};
+    fl_send_back_if_asked(c, fd);
+    ready = interrupting(c) == signals ? fl_syscall6(__NR_ppoll, (long)&p, 1, (long)&ts, 0, 0, 0) : 0;
+    pthread_testcancel();
+  }
+  if (fl_lock(&c->rx_lock) != FL_LOCKED)
+    return SPIN_GONE;
+  if (fl_conn_of(fd) != c) {
+    fl_unlock(&c->rx_lock);
+    return SPIN_GONE;
+  }
+  return ready > 0 ? SPIN_KERNEL : interrupting(c) != signals ? SPIN_SIGNAL : SPIN_SLEEP;
+}
+
+/* Has a receive that began then waited for as long as SO_RCVTIMEO allows? */
+static bool timed_out(const struct fl_conn *c, int fd, uint64_t begin) {
+  struct timeval tv = {0};
+  socklen_t len = sizeof tv;
+
+  if (!(atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX) ||
+      fl_sys_getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, &len) < 0 || (tv.tv_sec == 0 && tv.tv_usec == 0))
+    return false;
+  return fl_ticks_to_ns(fl_now() - begin) >= (uint64_t)tv.tv_sec * 1000000000u + (uint64_t)tv.tv_usec * 1000u;
+}
+
 static ssize_t fail(int error) {
   errno = error;
   return -1;
@@ -438,6 +476,9 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
   bool all = (io->flags & MSG_WAITALL) && !nonblock && !(io->flags & MSG_PEEK);
   uint32_t signals = interrupting(c);
   uint32_t gen = atomic_fetch_add_explicit(&c->rx_gen, 1, memory_order_relaxed) + 1;
+  bool helped = false;
+  unsigned naps = 0;
+  uint64_t nap_begin = 0;
 
   for (;;) {
     if (FL_UNLIKELY(io->flags & MSG_PEEK) && (got = peek(c, fd, io)) > 0)
@@ -507,6 +548,20 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
 
     /* empty */
     fl_rx_publish(&c->rx);
+    if (FL_UNLIKELY(fl_tx_asked(&c->tx)) && !helped) {
+      helped = true;
+      fl_conn_enter(c);
+      fl_unlock(&c->rx_lock); /* the send lock comes first */
+      fl_send_back_if_asked(c, fd);
+      fl_conn_leave(c);
+      if (fl_lock(&c->rx_lock) != FL_LOCKED)
+        return got ? (ssize_t)got : recv_native(c, fd, io);
+      if (fl_conn_of(fd) != c) {
+        fl_unlock(&c->rx_lock);
+        return got ? (ssize_t)got : fail(EBADF);
+      }
+      continue;
+    }
     enum fl_state state = fl_rx_state(&c->rx);
     if (state == FL_WATCHING && !(io->flags & MSG_PEEK)) {
       ssize_t n = take_sent(c, fd, io, got);
@@ -560,6 +615,19 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         fl_unlock(&c->rx_lock);
         return fail(EAGAIN);
       }
+    }
+    if (!nonblock && FL_UNLIKELY(fl_send_unread(c))) {
+      if (naps == 0)
+        nap_begin = fl_now();
+      enum spin s = unread_nap(c, fd, naps++, signals);
+      if (s == SPIN_GONE)
+        return got ? (ssize_t)got : recv_native(c, fd, io);
+      if (s == SPIN_SIGNAL || (s == SPIN_SLEEP && timed_out(c, fd, nap_begin))) {
+        fl_unlock(&c->rx_lock);
+        return got ? (ssize_t)got : fail(s == SPIN_SIGNAL ? EINTR : EAGAIN);
+      }
+      if (s == SPIN_SLEEP || !fl_rx_native(&c->rx, c->rx.tail))
+        continue;
     }
     return recv_empty(c, fd, io, got);
   }

@@ -89,6 +89,7 @@ static void lend_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
     return;
   loan->mark = fl_holder_unborn();
   fl_holder_lend(c, loan->mark);
+  fl_hand_over(c, fd);
 }
 
 static void lend(struct loan *loan, const posix_spawn_file_actions_t *actions) {

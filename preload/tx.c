@@ -25,6 +25,7 @@
 #define FULL_SKIP_MAX 4096u
 #define CATCH_UP_SLEEPS 2u /* of FULL_SLEEP_NS at most, in one nonblocking call */
 #define CATCH_UP_SHARE 50u
+#define LAST_TRIES 100 /* of 10 ms: bytes asked back by the other end, for which TCP has no room as we close */
 
 ssize_t fl_iov_len(const struct iovec *iov, int n) {
   size_t sum = 0;
@@ -41,24 +42,127 @@ ssize_t fl_iov_len(const struct iovec *iov, int n) {
 
 /* ---- kernel lane ---- */
 
-void fl_send_begin(struct fl_conn *c, size_t hint) {
+/* Signal handlers that ran and would have ended a native send: with a timeout set, none restarts it. */
+static uint32_t interrupting(const struct fl_conn *c) {
+  return atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_TX ? fl_signals_any()
+                                                                             : fl_signals_norestart();
+}
+
+static void send_raise(struct fl_conn *c) {
   /* seq_cst: pairs with the look at tx_busy under the lock (pair.c, tx_push); either that sees this, or this call's
    * bytes are sent, and counted, before the ring is used */
   atomic_fetch_add_explicit(&c->tx_busy, 1, memory_order_seq_cst);
   FL_FAULT(send_begun);
   fl_conn_enter(c);
-  if (fl_conn_mapped(c))
-    fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed) + hint);
 }
 
-void fl_send_enter(struct fl_conn *c, size_t hint) {
-  /* Under the lock: a thread that is pushing has read ktx. Not to be had in a signal handler that interrupted such a
-   * push: then both are sent at the same time, and any order is right. */
-  bool locked = fl_conn_paired(c) && fl_lock(&c->tx_lock) == FL_LOCKED;
+/* tx_lock held, or nobody can be pushing. False, and nothing is raised: the receiver wants bytes back first. */
+static bool send_begin(struct fl_conn *c, size_t hint) {
+  send_raise(c);
+  if (!fl_conn_mapped(c))
+    return true;
+  fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed) + hint);
+  if (FL_LIKELY(!fl_tx_asked(&c->tx)))
+    return true;
+  fl_send_end(c, 0);
+  return false;
+}
 
-  fl_send_begin(c, hint);
-  if (locked)
+bool fl_send_back(struct fl_conn *c, int fd) {
+  struct fl_span span[2];
+
+  if (!fl_conn_paired(c) || FL_LIKELY(!fl_tx_asked(&c->tx)))
+    return true;
+  int saved = errno;
+  bool done = false;
+  while (!done) {
+    bool busy = atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) > 0;
+    uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_relaxed);
+    size_t n = fl_tx_owed(&c->tx, ktx, busy, span);
+    if (n == 0) {
+      done = true;
+      break;
+    }
+    fl_tx_intent(&c->tx, ktx + n);
+    struct iovec iov[2] = {{(void *)span[0].base, span[0].len}, {(void *)span[1].base, span[1].len}};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2};
+    ssize_t sent = fl_sys_sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent == -EINTR)
+      continue;
+    if (sent < 0 && sent != -EAGAIN)
+      sent = (ssize_t)n; /* nobody is there any more */
+    else if (sent > 0)
+      atomic_fetch_add_explicit(&c->ktx, (uint64_t)sent, memory_order_relaxed);
+    ktx = atomic_load_explicit(&c->ktx, memory_order_relaxed);
+    fl_tx_sent(&c->tx, ktx);
+    fl_tx_intent(&c->tx, ktx);
+    if (sent < 0)
+      break;
+    fl_tx_repaid(&c->tx, (size_t)sent);
+  }
+  errno = saved;
+  return done;
+}
+
+void fl_send_back_last(struct fl_conn *c, int fd) {
+  for (int i = 0; i < LAST_TRIES && !fl_send_back(c, fd); i++) {
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    struct timespec ms = {0, 10000000};
+    fl_syscall6(__NR_ppoll, (long)&p, 1, (long)&ms, 0, 0, 0);
+  }
+}
+
+void fl_send_back_if_asked(struct fl_conn *c, int fd) {
+  if (!fl_conn_mapped(c) || FL_LIKELY(!fl_tx_asked(&c->tx)) || fl_lock(&c->tx_lock) != FL_LOCKED)
+    return;
+  if (fl_conn_of(fd) == c)
+    fl_send_back(c, fd);
+  fl_unlock(&c->tx_lock);
+}
+
+bool fl_send_unread(const struct fl_conn *c) {
+  return fl_conn_mapped(c) && (fl_tx_unconsumed(&c->tx) > 0 || fl_tx_asked(&c->tx));
+}
+
+/* As fl_send_back, and waits for room as the application's own send would. No lock held. False, with errno: no room. */
+static bool send_back_all(struct fl_conn *c, int fd, int flags) {
+  bool nonblock = (flags & MSG_DONTWAIT) || atomic_load_explicit(&c->nonblock, memory_order_relaxed);
+  uint32_t signals = interrupting(c);
+
+  for (;;) {
+    if (fl_lock(&c->tx_lock) != FL_LOCKED)
+      return true; /* a handler that interrupted a send: the two are sent at the same time */
+    bool done = fl_conn_of(fd) != c || fl_send_back(c, fd);
     fl_unlock(&c->tx_lock);
+    if (done)
+      return true;
+    if (nonblock) {
+      errno = EAGAIN;
+      return false;
+    }
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    if (REAL(poll)(&p, 1, 100) < 0 && interrupting(c) != signals)
+      return false;
+  }
+}
+
+bool fl_send_enter(struct fl_conn *c, int fd, size_t hint, int flags) {
+  for (;;) {
+    /* Under the lock: a thread that is pushing has read ktx. Not to be had in a signal handler that interrupted such a
+     * push: then both are sent at the same time, and any order is right. */
+    bool paired = fl_conn_paired(c), locked = paired && fl_lock(&c->tx_lock) == FL_LOCKED;
+    bool begun = send_begin(c, hint);
+    if (locked)
+      fl_unlock(&c->tx_lock);
+    if (FL_LIKELY(begun))
+      return true;
+    if (paired && !locked) {
+      send_raise(c);
+      return true;
+    }
+    if (!send_back_all(c, fd, flags))
+      return false;
+  }
 }
 
 void fl_send_end(struct fl_conn *c, ssize_t sent) {
@@ -89,7 +193,7 @@ static void busy_end(struct busy *b) {
   errno = saved;
 }
 
-/* After fl_send_begin. */
+/* After send_begin. */
 static ssize_t send_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
   struct busy b __attribute__((cleanup(busy_end))) = {c, 0};
   FL_FAULT(send_native);
@@ -101,7 +205,8 @@ static ssize_t send_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
 static ssize_t send_native(struct fl_conn *c, int fd, const struct fl_io *io) {
   struct fl_io pushed = *io;
 
-  fl_send_enter(c, io->len);
+  if (!fl_send_enter(c, fd, io->len, io->flags))
+    return -1;
   /* what is corked in TCP would stand before ring bytes until the cork's timer ends; see virtual_options in pair.c */
   if (fl_conn_paired(c))
     pushed.flags &= ~MSG_MORE;
@@ -111,7 +216,7 @@ static ssize_t send_native(struct fl_conn *c, int fd, const struct fl_io *io) {
 /* What the ring did not take. Its errors are not the application's to see: the next call will meet them. */
 static ssize_t native_rest(int fd, const struct fl_io *io) { return REAL(sendmsg)(fd, io->msg, io->flags); }
 
-/* After fl_send_begin: from byte `skip` on, as many iovecs as fit. *asked gets their length. */
+/* After send_begin: from byte `skip` on, as many iovecs as fit. *asked gets their length. */
 static ssize_t send_window(struct fl_conn *c, int fd, const struct fl_io *io, size_t skip, size_t *asked) {
   struct iovec rest[REST_IOV];
   int n = 0, i = 0;
@@ -144,7 +249,8 @@ static size_t send_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_
       done += (size_t)n;
     if (n != (ssize_t)asked || skip + done == io->len)
       return done;
-    fl_send_begin(c, io->len - skip - done);
+    if (!fl_send_enter(c, fd, io->len - skip - done, io->flags))
+      return done;
   }
 }
 
@@ -166,7 +272,7 @@ static bool peer_gone(struct fl_conn *c, int fd) {
 static bool tx_usable(struct fl_conn *c, int fd) {
   if (FL_UNLIKELY(atomic_load_explicit(&c->nholders, memory_order_relaxed) > 1))
     fl_conn_holders_look(c);
-  /* seq_cst on tx_busy: pairs with fl_send_begin, and with the release in fl_send_end: ktx is complete when 0 is seen
+  /* seq_cst on tx_busy: pairs with send_begin, and with the release in fl_send_end: ktx is complete when 0 is seen
    */
   return fl_conn_usable(c) && !c->tx.broken && !atomic_load_explicit(&c->shut_wr, memory_order_relaxed) &&
          atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) == 0 && !peer_gone(c, fd);
@@ -255,12 +361,6 @@ static void caught_up(uint64_t begin) {
   atomic_store_explicit(&catch_up_at, now + (now - begin) * CATCH_UP_SHARE, memory_order_relaxed);
 }
 
-/* Signal handlers that ran and would have ended a native send: with a timeout set, none restarts it. */
-static uint32_t interrupting(const struct fl_conn *c) {
-  return atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_TX ? fl_signals_any()
-                                                                             : fl_signals_norestart();
-}
-
 enum slept { SLEPT_PROGRESS, SLEPT_NOTHING, SLEPT_SIGNAL, SLEPT_GONE };
 
 /* The ring is full and the call may block: sleeps until the receiver has made space, as long as it makes any. Lock held
@@ -338,8 +438,10 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
   }
   FL_FAULT(send_spill);
   /* raised before the lock is released: the rest follows what was published, and nobody may publish in between */
-  fl_send_begin(c, io->len - done);
+  bool begun = send_begin(c, io->len - done);
   fl_unlock(&c->tx_lock);
+  if (FL_UNLIKELY(!begun) && !fl_send_enter(c, fd, io->len - done, io->flags))
+    return done ? (ssize_t)done : -1;
   if (done == 0) {
     struct fl_io pushed = *io;
     pushed.flags &= ~MSG_MORE;

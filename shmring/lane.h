@@ -201,13 +201,13 @@ uint64_t fl_tx_unconsumed(const struct fl_tx *tx);
 
 /*
  * Does the receiver want back what it has not read, or is some of that still owed? Such bytes come before anything else
- * that is sent. Looked at before a native send, after fl_tx_intent and a full fence (see fl_rx_recall), and before a
+ * that is sent. Looked at before a native send, after fl_tx_intent (see fl_rx_recall), and before a
  * sleep, for nobody else can help the one who waits for them. [any thread]
  */
 static inline bool fl_tx_asked(const struct fl_tx *tx) {
-  /* acquire: pairs with fl_rx_recall; what the receiver says of the range is visible with the state */
+  /* seq_cst: behind fl_tx_intent; pairs with fl_rx_recall */
   return !tx->broken &&
-         ((atomic_load_explicit(&tx->lane->word, memory_order_acquire) & FL_STATE_MASK) == FL_RECALL || tx->owed);
+         ((atomic_load_explicit(&tx->lane->word, memory_order_seq_cst) & FL_STATE_MASK) == FL_RECALL || tx->owed);
 }
 
 /*
