@@ -9,7 +9,7 @@ setup_file() {
   local name
   need cc
   chmod a+rx "$BATS_FILE_TMPDIR"
-  for name in far forks execs helpers ends hammer closes; do
+  for name in far forks execs helpers ends hammer closes handover; do
     cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/$name" "$REPOSITORY/tests/process/$name.c"
   done
 }
@@ -30,6 +30,15 @@ same() {
 same_on_rings() {
   same "$@"
   assert_ring_share far 3
+}
+
+# WAY with|without PEER, see tests/process/handover.c: the unread bytes lie in a ring, and reach their new reader.
+hand_over() { client "$BATS_FILE_TMPDIR/handover" "$@" | sort; }
+handed_over() {
+  mode both
+  options FASTLOCAL_SPIN_US=2000 "FASTLOCAL_LOG=info:$T/library.log"
+  same_as_tcp hand_over "$@"
+  [[ -z $LIBRARY ]] || grep -q 'is handed over, [1-9][0-9]* unread' "$T/library.log" || fail "nothing was unread"
 }
 
 @test "fork: both use the connection in turn, the child exits, the parent is on the ring" { same_on_rings forks turns fork; }
@@ -71,6 +80,24 @@ same_on_rings() {
 }
 @test "vfork and exec of a program that does not use the connection" { same_on_rings execs vfork-idle; }
 @test "vfork: the connection becomes a program's output" { same execs vfork-output; }
+
+@test "unread bytes: exec, with the library, the peer waits in recv" { handed_over exec with waits; }
+@test "unread bytes: exec, without the library, the peer waits in recv" { handed_over exec without waits; }
+@test "unread bytes: exec, the peer waits in poll" { handed_over exec without polls; }
+@test "unread bytes: exec, the peer waits in select" { handed_over exec with selects; }
+@test "unread bytes: exec, the peer waits in epoll_wait" { handed_over exec without epolls; }
+@test "unread bytes: exec, the peer sends more later" { handed_over exec without later; }
+@test "unread bytes: exec, the peer closes later" { handed_over exec without closes-later; }
+@test "unread bytes: exec, the peer exits later" { handed_over exec with exits-later; }
+@test "unread bytes: exec, the peer shuts down later" { handed_over exec without shuts-later; }
+@test "unread bytes: exec fails, and succeeds" { handed_over failed without waits; }
+@test "unread bytes: a child's program reads them, its parent goes on" { handed_over child without waits; }
+@test "unread bytes: some are read here, the rest by a child's program" { handed_over half with polls; }
+@test "unread bytes: vfork, the connection becomes a program's input" { handed_over vfork without waits; }
+@test "unread bytes: posix_spawn, the connection becomes a program's input" { handed_over spawn with epolls; }
+@test "unread bytes: the descriptor is passed to a process with the library" { handed_over pass with waits; }
+@test "unread bytes: the descriptor is passed to a process without the library" { handed_over pass without later; }
+@test "unread bytes: the descriptor is passed and kept" { handed_over keep without waits; }
 
 @test "posix_spawn of a program that does not use the connection" { same_on_rings helpers spawn-idle; }
 @test "posix_spawn: the connection is on TCP while the program lives, on the ring after it" {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * preload/handover.c - bytes that lie unread in a ring when the connection goes to somebody who may not know of the ring:
- * another program (exec), or another process (SCM_RIGHTS).
+ * preload/handover.c - bytes that lie unread in a ring when the connection goes to somebody who may not know of the
+ * ring: another program (exec), or another process (SCM_RIGHTS).
  *
  * A socket's receive queue can be filled by its peer only. So the peer is asked to send these bytes again, over TCP
  * (fl_rx_recall). It does so with its next call for the connection, before anything else; a peer that sleeps wakes for
- * it, because no end sleeps for long while the other has not read all (fl_send_unread); one that closes or exits does so
- * before. So they come, like bytes on a slow line. If this process reads again before that, the request is taken back.
+ * it, because no end sleeps for long while the other has not read all (fl_send_unread); one that closes or exits does
+ * so before. So they come, like bytes on a slow line. If this process reads again before that, the request is taken
+ * back.
  */
 #include <poll.h>
 

@@ -34,14 +34,15 @@ ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io);
  * native call between fl_send_enter and fl_send_end. */
 bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ssize_t *result);
 
-/* A native call that sends: between them the ring is not used for sending. `hint` bytes may be sent at most. False, with
- * errno: bytes that the receiver wants back come first, and there is no room for them. No lock held. */
+/* A native call that sends: between them the ring is not used for sending. `hint` bytes may be sent at most. False,
+ * with errno: bytes that the receiver wants back come first, and there is no room for them. No lock held. */
 bool fl_send_enter(struct fl_conn *c, int fd, size_t hint, int flags);
 void fl_send_end(struct fl_conn *c, ssize_t sent);
 
 /*
- * The receiver may want back what it has not read (fl_rx_recall): sends as much of that as TCP takes now. True if nothing
- * is owed any more. To be called before this end sleeps, or goes: nobody else can send these bytes. tx_lock held.
+ * The receiver may want back what it has not read (fl_rx_recall): sends as much of that as TCP takes now. True if
+ * nothing is owed any more. To be called before this end sleeps, or goes: nobody else can send these bytes. tx_lock
+ * held.
  */
 bool fl_send_back(struct fl_conn *c, int fd);
 

@@ -285,9 +285,9 @@ static bool pending_wait(struct fl_conn *c, int fd) {
 }
 
 /*
- * The other end has not read all that is in its ring. It may become another program, or pass the connection on, and then
- * needs these bytes over TCP from us, whom it cannot wake. So as long as that is so this end sleeps for short times.
- * Lock as with rx_spin. SPIN_KERNEL: the socket has something; SPIN_SLEEP: it has not.
+ * The other end has not read all that is in its ring. It may become another program, or pass the connection on, and
+ * then needs these bytes over TCP from us, whom it cannot wake. So as long as that is so this end sleeps for short
+ * times. Lock as with rx_spin. SPIN_KERNEL: the socket has something; SPIN_SLEEP: it has not.
  */
 static enum spin unread_nap(struct fl_conn *c, int fd, unsigned n, uint32_t signals) {
   struct pollfd p = {.fd = fd, .events = POLLIN | POLLRDHUP};

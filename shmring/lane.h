@@ -110,8 +110,8 @@ struct fl_tx {
   uint32_t extent_tail_seen;
   uint64_t returned; /* the receiver will never read what lies before this position */
   uint64_t owed;     /* and of that, so many bytes before head are still to be sent over the kernel lane */
-  int32_t cpu;  /* last value stored in lane->tx_cpu */
-  bool pending; /* the newest extent describes position head, which is not published yet */
+  int32_t cpu;       /* last value stored in lane->tx_cpu */
+  bool pending;      /* the newest extent describes position head, which is not published yet */
   bool broken;
 };
 

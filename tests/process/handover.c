@@ -240,9 +240,7 @@ static void arrived(int fd, int bytes) {
     die("%d of %d bytes are there", n, bytes);
 }
 
-static void after(int fd) {
-  pingpong(fd, 100, 64, 9);
-}
+static void after(int fd) { pingpong(fd, 100, 64, 9); }
 
 int main(int argc, char **argv) {
   static char path[4096];
