@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "host.h"
 #include "registry/embedded.h"
 #include "shmring/lane.h"
 #include "shmring/wait.h"
@@ -65,7 +66,9 @@ enum fl_phase {
   X(PASSED, "passed to another process or program") \
   X(NESTED, "in a nested or polled epoll set") \
   X(RUBBISH, "the other end wrote rubbish into the shared page") \
-  X(LOCK, "a signal handler jumped out of a call")
+  X(LOCK, "a signal handler jumped out of a call") \
+  X(ELSEWHERE, "the host registry does not know the other end") \
+  X(DENIED, "the host registry refuses")
 /* clang-format on */
 
 enum fl_reason {
@@ -149,6 +152,8 @@ struct fl_local {
   uint32_t looks, starts;
   struct fl_pairing parked; /* a segment that waits for a moment in which the counts can be compared */
   bool has_parked;
+  bool asks_host; /* the peer is not in this network namespace: fastlocald is asked */
+  struct fl_host_state host;
 };
 
 struct fl_arena; /* arena.c */

@@ -30,6 +30,8 @@
 #define RESTART_NS \
   100000000u /* the second one so long after the first was given up, the third four times as long, ... */
 #define SILENT_NS 1000000000u
+#define HOST_LOOKS 80u    /* looks for an answer of fastlocald, the later ones HOST_WAIT_MAX_NS apart */
+#define HOST_WAIT_MAX_NS 800000000u
 #define LISTENERS_MAX 256 /* rendezvous open at once in this process */
 
 static _Atomic int listeners;
@@ -73,7 +75,7 @@ static void rdv_closed(struct fl_local *l) {
 }
 
 void fl_pair_abandon(struct fl_conn *c, struct fl_local *l) {
-  (void)c;
+  fl_host_end(c);
   if (!l->rdv_open)
     return;
   unmark(&l->rdv);
@@ -215,6 +217,40 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
 /* The next step is due with the first message after so many nanoseconds. */
 static void later(struct fl_local *l, uint64_t ns) { l->next_look = fl_now() + fl_ns_to_ticks(ns); }
 
+/* High enough not to disturb the numbers that the application gets, low enough not to make the kernel grow its table.
+ */
+static int base_fd(int fd) { return fd < 40 ? 48 : ((fd + 128) & ~127) + 64; }
+
+static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv_result r, struct fl_pairing *p);
+
+/* A step of the search beyond this network namespace: a question, or a look for its answer. */
+static void on_host_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_host_result r, struct fl_pairing *p) {
+  uint64_t wait = FIRST_WAIT_NS;
+
+  switch (r) {
+  case FL_HOST_ABSENT: settle(c, l, FL_WHY_REMOTE); return;
+  case FL_HOST_DENIED: settle(c, l, FL_WHY_DENIED); return;
+  case FL_HOST_FOUND: on_result(c, l, fd, FL_RDV_PAIRED, p); return;
+  case FL_HOST_LATER:
+    l->asks_host = false;
+    if (l->starts >= STARTS)
+      settle(c, l, FL_WHY_BUSY);
+    else
+      later(l, (uint64_t)RESTART_NS << 2 * (l->starts - 1));
+    return;
+  case FL_HOST_WAITING:
+    atomic_store_explicit(&c->reason, FL_WHY_WAITING, memory_order_relaxed);
+    if (++l->looks > HOST_LOOKS) {
+      settle(c, l, FL_WHY_ELSEWHERE);
+      return;
+    }
+    for (uint32_t i = QUICK_LOOKS; i < l->looks && wait < HOST_WAIT_MAX_NS; i++)
+      wait *= 2;
+    later(l, l->looks <= QUICK_LOOKS ? 0 : wait);
+    return;
+  }
+}
+
 static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv_result r, struct fl_pairing *p) {
   switch (r) {
   case FL_RDV_PAIRED:
@@ -259,7 +295,11 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
     else
       later(l, (uint64_t)FIRST_WAIT_NS << (l->starts / 2));
     return;
-  case FL_RDV_REMOTE: settle(c, l, FL_WHY_REMOTE); return;
+  case FL_RDV_REMOTE:
+    l->asks_host = true;
+    l->looks = 0;
+    on_host_result(c, l, fd, fl_host_ask(c, fd, base_fd(fd)), p);
+    return;
   case FL_RDV_REFUSED: settle(c, l, FL_WHY_REFUSED); return;
   case FL_RDV_ERROR:
     fl_log(FL_LOG_WARN, "connection %u: rendezvous failed, errno %d", fl_arena_index(c), l->rdv.error);
@@ -267,10 +307,6 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
     return;
   }
 }
-
-/* High enough not to disturb the numbers that the application gets, low enough not to make the kernel grow its table.
- */
-static int base_fd(int fd) { return fd < 40 ? 48 : ((fd + 128) & ~127) + 64; }
 
 /* A connection that fell silent while it was looking keeps its rendezvous until its next call. Others may need the
  * place. */
@@ -311,6 +347,10 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
   }
   if (atomic_load_explicit(&c->pin, memory_order_relaxed)) {
     settle(c, l, (enum fl_reason)c->pin);
+    return;
+  }
+  if (l->asks_host) {
+    on_host_result(c, l, fd, fl_host_look(c, &p), &p);
     return;
   }
   if (l->rdv_open) {

@@ -251,6 +251,7 @@ void fl_process_forked_child(bool handlers_ran) {
   child.other_namespace = fl_syscall6(__NR_getppid, 0, 0, 0, 0, 0, 0) == 0;
   fl_stats_reset_child();
   fl_epoll_forked_child();
+  fl_host_forked_child();
   fl_conn_each(child_one, &child);
 }
 

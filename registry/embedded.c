@@ -60,11 +60,7 @@ static uid_t overflow_uid(void) {
   return (uid_t)(value - 1);
 }
 
-/*
- * Does a uid name one user? In a user namespace that does not map every uid, all others look the same, "nobody", and
- * two of them must not be taken for one. 0, -EPERM, or the -errno of a system with no descriptor left for the question.
- */
-static int check_uid_names_one(uid_t uid) {
+int fl_uid_names_one(uid_t uid) {
   char map[64];
   uint64_t inside, outside, count;
   const char *p = map;
@@ -89,7 +85,7 @@ static int check_uid(int fd, uid_t want) {
 
   if (rc < 0)
     return rc;
-  return cred.uid == want ? check_uid_names_one(want) : -EPERM;
+  return cred.uid == want ? fl_uid_names_one(want) : -EPERM;
 }
 
 /* ---- descriptors and results ---- */

@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "registry/embedded.h"
+#include "registry/message.h"
 
 #define FL_HELLO_MAGIC 0x6f6c6c65686c66ull /* "flhello" */
 #define FL_HELLO_VERSION 1u
@@ -24,13 +24,6 @@ _Static_assert(sizeof(struct fl_hello) == 72, "no padding: the struct is sent as
 
 /* What r's side has to say. */
 void fl_hello_fill(struct fl_hello *h, const struct fl_rdv *r);
-
-/* Creates a sealed memfd with an initialised segment, and maps it. Returns the memfd, which is the caller's to close as
- * out->seg is to unmap; or -errno. */
-int fl_segment_create(uint32_t ring_size, struct fl_pairing *out);
-
-/* Unmaps and forgets. */
-void fl_pairing_drop(struct fl_pairing *p);
 
 /* Sends that, with the memfd. 0 or -errno. */
 int fl_hello_send(int fd, const struct fl_rdv *r, int memfd);
