@@ -12,19 +12,19 @@
 #include "registry/host.h"
 #include "registry/sys.h"
 
-#define TAKE_MAX 16                /* answers taken in by one look */
-#define RETRY_NS 1000000000u       /* after the daemon was lost, or not there */
-#define MISSES 256u                /* a power of two */
-#define MISS_FREE 4u               /* questions in vain about one address before questions get rarer */
+#define TAKE_MAX 16               /* answers taken in by one look */
+#define RETRY_NS 1000000000u      /* after the daemon was lost, or not there */
+#define MISSES 256u               /* a power of two */
+#define MISS_FREE 4u              /* questions in vain about one address before questions get rarer */
 #define MISS_MAX (MISS_FREE + 6u) /* at most one in 64 */
 
 enum state { NOTHING, ASKED, FOUND, DENIED, OVER_LIMIT, PAIRED };
 
 static struct {
   fl_lock_t lock;
-  int fd;           /* marked in the table; only if `open` */
-  bool open, other; /* other: the daemon speaks another version, for good */
-  uint32_t session; /* grows with every connection to the daemon */
+  int fd;            /* marked in the table; only if `open` */
+  bool open, other;  /* other: the daemon speaks another version, for good */
+  uint32_t session;  /* grows with every connection to the daemon */
   uint64_t retry_at; /* fl_now() from which on a daemon is looked for again, 0: at once */
   bool gone;         /* when it was last looked for there was no socket: nobody installed a daemon here */
   uint64_t questions;
@@ -132,9 +132,7 @@ static void file(const struct fl_host_message *m, int rc, struct fl_pairing *p) 
       tell(FL_HOST_CLOSED, m->id);
     break;
   case FL_HOST_BUSY: s->state = OVER_LIMIT; break;
-  default:
-    s->state = DENIED;
-    fl_log(FL_LOG_INFO, "the host registry refuses a connection, reason %u", m->why);
+  default: s->state = DENIED; fl_log(FL_LOG_INFO, "the host registry refuses a connection, reason %u", m->why);
   }
 }
 
@@ -198,7 +196,7 @@ enum fl_host_result fl_host_look(struct fl_conn *c, struct fl_pairing *out) {
     return result;
   if (s->state == ASKED)
     take_answers();
-  switch (s->state) {
+  switch ((enum state)s->state) {
   case ASKED:
     if (host.open && s->session == host.session)
       break;
@@ -215,7 +213,9 @@ enum fl_host_result fl_host_look(struct fl_conn *c, struct fl_pairing *out) {
     s->state = NOTHING;
     result = FL_HOST_LATER;
     break;
-  default:
+  case NOTHING:
+  case DENIED:
+  case PAIRED:
     s->state = NOTHING;
     result = FL_HOST_DENIED;
     break;

@@ -21,8 +21,8 @@ struct fl_local;
 /* Of one connection, in struct fl_local; zeros: nothing was asked. Under the lock of host.c. */
 struct fl_host_state {
   _Atomic uint8_t state; /* private to host.c; leaves 0 only under the locks of the connection */
-  uint64_t id;      /* of the question */
-  uint32_t session; /* connection to the daemon on which it was asked */
+  uint64_t id;           /* of the question */
+  uint32_t session;      /* connection to the daemon on which it was asked */
   struct fl_pairing pairing;
 };
 

@@ -30,7 +30,7 @@
 #define RESTART_NS \
   100000000u /* the second one so long after the first was given up, the third four times as long, ... */
 #define SILENT_NS 1000000000u
-#define HOST_LOOKS 80u    /* looks for an answer of fastlocald, the later ones HOST_WAIT_MAX_NS apart */
+#define HOST_LOOKS 80u /* looks for an answer of fastlocald, the later ones HOST_WAIT_MAX_NS apart */
 #define HOST_WAIT_MAX_NS 800000000u
 #define LISTENERS_MAX 256 /* rendezvous open at once in this process */
 

@@ -62,8 +62,9 @@ int fl_tuple_of(int fd, struct fl_tuple *t);
  */
 int fl_peer_lookup(const struct fl_tuple *t, uid_t *uid, uint64_t *inode);
 
-/* Does a uid name one user? In a user namespace that does not map every uid, all others look the same, "nobody", and two
- * of them must not be taken for one. 0, -EPERM, or the -errno of a system with no descriptor left for the question. */
+/* Does a uid name one user? In a user namespace that does not map every uid, all others look the same, "nobody", and
+ * two of them must not be taken for one. 0, -EPERM, or the -errno of a system with no descriptor left for the question.
+ */
 int fl_uid_names_one(uid_t uid);
 
 /* The abstract name (without the leading NUL) for the canonical tuple; returns its length, below 100. Both ends get the

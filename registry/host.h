@@ -69,7 +69,7 @@ int fl_host_send(int fd, enum fl_host_type type, uint64_t id, uint32_t ring_size
 /*
  * Takes one answer. 0: *m is checked; for FL_HOST_PAIRED the segment is mapped and *out is the caller's. -EAGAIN:
  * nothing has come. -EBADF, -EPERM, ..., with *m filled and m->id valid (type FL_HOST_PAIRED): this one connection
- * cannot be paired. -EPROTO: a daemon of another version. Any other -errno, with m->type 0: the connection to the daemon
- * is lost.
+ * cannot be paired. -EPROTO: a daemon of another version. Any other -errno, with m->type 0: the connection to the
+ * daemon is lost.
  */
 int fl_host_receive(int fd, struct fl_host_message *m, struct fl_pairing *out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * registry/message.h - one packet of fixed size on an AF_UNIX socket, perhaps with a descriptor, and segments as what is
- * passed that way. Raw system calls, never blocking. Private to the registry.
+ * registry/message.h - one packet of fixed size on an AF_UNIX socket, perhaps with a descriptor, and segments as what
+ * is passed that way. Raw system calls, never blocking. Private to the registry.
  */
 #pragma once
 
@@ -13,9 +13,10 @@
 int fl_message_send(int fd, const void *data, size_t len, int passed);
 
 /*
- * Receives one packet that should have exactly `len` bytes, with the descriptors that came with it, however wrong it is:
- * they are the caller's to close, whatever is returned. 0; -EAGAIN: nothing has come; -ECONNRESET: the other side left;
- * -EMFILE: this process has no room for the descriptors; -EBADMSG: another size, or too many descriptors; other -errno.
+ * Receives one packet that should have exactly `len` bytes, with the descriptors that came with it, however wrong it
+ * is: they are the caller's to close, whatever is returned. 0; -EAGAIN: nothing has come; -ECONNRESET: the other side
+ * left; -EMFILE: this process has no room for the descriptors; -EBADMSG: another size, or too many descriptors; other
+ * -errno.
  */
 int fl_message_receive(int fd, void *data, size_t len, int fds[FL_MESSAGE_FDS], int *count);
 

@@ -3,9 +3,9 @@
  * registry/daemon/closing.c - closing what others passed.
  *
  * Whoever passes a descriptor and closes his own copy leaves the last one to us, and a close can take its time: a TCP
- * socket with SO_LINGER waits for its peer, a file on FUSE for its server. The first wait ends with a signal, so a timer
- * sends one while there is work; this covers the copies as well that the kernel closes for us, because they came too
- * many at once or were never received. What is no socket is closed by a thread of its own.
+ * socket with SO_LINGER waits for its peer, a file on FUSE for its server. The first wait ends with a signal, so a
+ * timer sends one while there is work; this covers the copies as well that the kernel closes for us, because they came
+ * too many at once or were never received. What is no socket is closed by a thread of its own.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -20,7 +20,7 @@
 #include "daemon.h"
 #include "say.h"
 
-#define GUARD_MS 20
+#define GUARD_US 20000
 #define THREADS_MAX 32
 #define THREAD_STACK 65536
 
@@ -40,7 +40,7 @@ void closing_guard(bool on) {
   if (on == armed)
     return;
   if (on)
-    t.it_value.tv_usec = t.it_interval.tv_usec = GUARD_MS * 1000;
+    t.it_value.tv_usec = t.it_interval.tv_usec = GUARD_US;
   setitimer(ITIMER_REAL, &t, NULL);
   armed = on;
 }

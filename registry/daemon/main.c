@@ -127,7 +127,7 @@ static int listen_at(const char *path) {
     say(SD_ERR, "%s: %s", path, strerror(fd < 0 ? errno : ENAMETOOLONG));
     return -1;
   }
-  strcpy(addr.sun_path, path); /* NOLINT: it fits */
+  memcpy(addr.sun_path, path, strlen(path) + 1);
   make_parent(path);
   if ((bind(fd, sa, sizeof(addr)) < 0 &&
        (errno != EADDRINUSE || !remove_stale(&addr) || bind(fd, sa, sizeof(addr)) < 0)) ||
@@ -225,10 +225,14 @@ static void run(int signals, const struct arguments *a) {
 
 int main(int argc, char **argv) {
   static const struct argp argp = {
-      options, parse, NULL,
+      options,
+      parse,
+      NULL,
       "Introduces the ends of TCP connections between containers of this host to each other, for fastlocal."
       "\vSIGHUP reads the policy file again. See docs/registry.md.",
-      NULL, NULL, NULL};
+      NULL,
+      NULL,
+      NULL};
   struct arguments a = {.socket = FL_HOST_SOCKET, .policy = POLICY_FILE};
   struct epoll_event e = {.events = EPOLLIN, .data.ptr = NULL};
   char err[256];

@@ -284,17 +284,14 @@ void match_ask(struct client *c, const struct fl_host_message *m, int tcp_fd) {
     drop(q, false);
     return;
   }
-  if (c->owner->waiting >= policy_limits(d.policy)->waiting) {
-    answer(q, FL_HOST_BUSY, FL_HOST_WHY_LIMIT);
-    drop(q, false);
-    return;
-  }
   if ((p = rival(q)) || candidates(q, &p) > 1) {
     end_both(q, p, FL_HOST_REFUSED, FL_HOST_WHY_AMBIGUOUS);
     return;
   }
-  if (p)
+  if (p) {
     introduce(q, p);
-  else if (!start_waiting(q))
+  } else if (c->owner->waiting >= policy_limits(d.policy)->waiting || !start_waiting(q)) {
+    answer(q, FL_HOST_BUSY, FL_HOST_WHY_LIMIT);
     drop(q, false);
+  }
 }

@@ -83,7 +83,7 @@ static uid_t user(struct reader *r, const config_setting_t *s) {
 
   if (config_setting_type(s) == CONFIG_TYPE_INT && config_setting_get_int(s) >= 0)
     return (uid_t)config_setting_get_int(s);
-  pw = name ? getpwnam(name) : NULL; /* NOLINT(concurrency-mt-unsafe): while no other thread is there that asks */
+  pw = name ? getpwnam(name) : NULL;
   if (!pw) {
     complain(r, config_setting_source_line(s), "users must be names that this system knows, or numbers");
     return 0;

@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-struct limits { /* each for one user in one network namespace: a container, most often */
+struct limits {     /* each for one user in one network namespace: a container, most often */
   uint32_t clients; /* processes */
   uint32_t waiting; /* questions without an answer */
   uint32_t pairs;   /* connections that are paired */

@@ -13,7 +13,9 @@
 
 #include "prove_record.h"
 
-#define RECORDS 16 /* room in one read; more than one is only there if a socket of an earlier question stayed behind */
+#define RECORDS \
+  16 /* room in one read; more than one is only there if a socket of an earlier question stayed behind \
+      */
 
 /* The compiled prove.bpf.c, put into the program by the linker. */
 extern const char program_begin[] __asm__("_binary_registry_prove_bpf_o_start");

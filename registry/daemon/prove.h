@@ -14,7 +14,8 @@
  * while it is on, sends fail with EINVAL and receives with EPERM, in all threads and processes that hold the socket,
  * SO_REUSEADDR is off afterwards, and a daemon that dies meanwhile leaves the socket unusable.
  *
- * Needs CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), and Linux 5.10 with CONFIG_DEBUG_INFO_BTF, as distributions have it.
+ * Needs CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), and Linux 5.10 with CONFIG_DEBUG_INFO_BTF, as distributions have
+ * it.
  */
 #pragma once
 
@@ -32,8 +33,8 @@ int prove_init(char *err, unsigned errsize);
 int prove_read(int fd, struct proof *out);
 
 /*
- * Do two proofs belong to one connection? At the end that connected the SYN counts as acknowledged, and its sent_from is
- * one less than at the end that accepted.
+ * Do two proofs belong to one connection? At the end that connected the SYN counts as acknowledged, and its sent_from
+ * is one less than at the end that accepted.
  */
 static inline int prove_match(const struct proof *a, const struct proof *b) {
   return a->received_from - b->sent_from <= 1 && b->received_from - a->sent_from <= 1;

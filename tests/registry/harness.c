@@ -310,7 +310,7 @@ int visit(const struct place *p) {
 int send_fds(int fd, const void *data, size_t len, const int *fds, int count) {
   union {
     struct cmsghdr align;
-    char bytes[CMSG_SPACE(16 * sizeof(int))];
+    char bytes[CMSG_SPACE(253 * sizeof(int))]; /* as many as a message can have */
   } control = {0};
   struct iovec iov = {.iov_base = (void *)data, .iov_len = len};
   struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
