@@ -22,7 +22,7 @@
 
 #define FL_ARENA_NAME "fastlocal-arena" /* of memfd_create; /proc/PID/maps shows "/memfd:fastlocal-arena (deleted)" */
 #define FL_ARENA_MAGIC 0x31616e6572616c66ull /* "flarena1" */
-#define FL_ARENA_VERSION 1u
+#define FL_ARENA_VERSION 2u
 #define FL_CONN_CHUNKS (FL_CONNS / FL_CONN_CHUNK)
 
 struct fl_arena {
@@ -31,6 +31,7 @@ struct fl_arena {
   uint32_t conn_size;   /* sizeof(struct fl_conn) */
   uint64_t conn_offset; /* bytes from the start of the mapping */
   uint32_t conn_count;
+  _Atomic uint32_t sets_shared;          /* some process waited in an epoll set that it inherited */
   _Atomic uint32_t used_high;            /* connections with an index at or above it were never used; only grows */
   _Atomic int32_t owner[FL_CONN_CHUNKS]; /* pid that allocates from this chunk, 0 nobody */
 };

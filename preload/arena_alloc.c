@@ -109,6 +109,10 @@ static void reset(struct fl_conn *c) {
 #undef CLEAR
 }
 
+bool fl_arena_sets_shared(void) { return atomic_load_explicit(&arena->sets_shared, memory_order_relaxed); }
+
+void fl_arena_share_sets(void) { atomic_store_explicit(&arena->sets_shared, 1, memory_order_relaxed); }
+
 struct fl_conn *fl_arena_alloc(void) {
   struct fl_conn *c = NULL;
 

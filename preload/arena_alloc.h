@@ -15,6 +15,10 @@ void fl_arena_free(struct fl_conn *c);
 /* Refreshes the pid in a child of fork. */
 void fl_arena_forked_child(void);
 
+/* Did some process of the family wait in an epoll set that it inherited? And: this one does. */
+bool fl_arena_sets_shared(void);
+void fl_arena_share_sets(void);
+
 struct fl_conn *fl_arena_conn(uint32_t i);
 uint32_t fl_arena_index(const struct fl_conn *c);
 uint32_t fl_arena_high(void); /* indices at or above it were never used */

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "arena_alloc.h"
+#include "bell.h"
 #include "epoll.h"
 #include "io.h"
 #include "log.h"
@@ -180,6 +181,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
 
   FL_FAULT(conn_last);
   fl_pair_abandon(c, l);
+  fl_bell_gone(c);
   if (l->has_parked) {
     l->has_parked = false;
     fl_sys_munmap(l->parked.seg, l->parked.bytes);

@@ -132,7 +132,8 @@ struct fl_conn {
 };
 
 struct fl_epoll;
-struct fl_item; /* epoll.c: one registration of a connection in one epoll set of this process */
+struct fl_peer_bell; /* bell.c: a bell of another process */
+struct fl_item;      /* epoll.c: one registration of a connection in one epoll set of this process */
 
 /* This process's part of a connection: same index as in the arena. */
 struct fl_local {
@@ -150,6 +151,9 @@ struct fl_local {
   uint64_t bytes;     /* and their bytes */
   uint64_t next_look; /* fl_now() from which on the rendezvous is looked at again, 0 before the first step */
   uint32_t looks, starts;
+  bool bells;                /* the other end is of the same user: bells may be given and taken */
+  struct fl_peer_bell *bell; /* the one that the other end knows we can ring; under tx_lock */
+  uint32_t bell_misses, bell_posts;
   struct fl_pairing parked; /* a segment that waits for a moment in which the counts can be compared */
   bool has_parked;
   bool asks_host; /* the peer is not in this network namespace: fastlocald is asked */

@@ -1,60 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-#include "epoll.h"
-
-#include <errno.h>
+/* preload/epoll.c - epoll sets and what is registered in them. Waiting is in epoll_wait.c. */
 #include <stdlib.h>
-#include <string.h>
 
+#include "arena_alloc.h"
+#include "epoll_set.h"
 #include "io.h"
-#include "options.h"
-#include "real.h"
 #include "registry/sys.h"
 #include "shmring/fault.h"
-#include "signals.h"
 
-#undef uthash_fatal
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
-
-#define HOT_MAX 4096u          /* items that one wait looks at */
-#define KERNEL_ROUNDS 16u      /* while rings are busy, the kernel is asked at least every so many calls, */
-#define KERNEL_EVERY_NS 20000u /* and at least this often */
-#define WATCH_SETS 4           /* sets that one connection may be in and still watch */
-#define NAP_NS 1000000u
-#define QUIET_WAKES 2u
-
-struct fl_item {
-  int fd; /* key: what the kernel's registration is made with */
-  uint32_t events;
-  epoll_data_t data;
-  struct fl_conn *conn;
-  struct fl_epoll *set;
-  struct fl_item *next; /* other registrations of the same connection: under the connection's reg_lock */
-  uint32_t hot;         /* 1 + index in the hot list, 0 if not there */
-  uint32_t active;      /* the set's `wakes` when its ring last had something */
-  uint64_t seen;        /* edge-triggered: the head last reported */
-  bool kicked;          /* see kick() */
-  UT_hash_handle hh;
-};
-
-struct fl_epoll {
-  fl_lock_t lock;
-  _Atomic int32_t nfds;
-  _Atomic int32_t sleepers; /* threads natively asleep in it; changed under lock, read under lock */
-  _Atomic bool native;      /* nested or polled: no item may be hot */
-  struct fl_item *items;    /* hash by fd */
-  struct fl_item **hot;
-  _Atomic uint32_t nhot;
-  uint32_t hot_size;
-  uint32_t rounds, turn;
-  uint32_t wakes;     /* native sleeps that ended */
-  uint64_t kernel_at; /* fl_now() of the last look at the kernel */
-  uint32_t kicked;    /* items that are */
-  bool fork_locked;
-  int fd; /* some descriptor of it */
-  struct fl_wait_hist hist;
-  struct fl_epoll *next; /* all sets of the process, or all free ones */
-};
+#define HOT_MAX 4096u /* items that one wait looks at */
+#define WATCH_SETS 4  /* sets that one connection may be in and still watch */
 
 static fl_lock_t sets_lock;
 static bool fork_locked;
@@ -81,6 +36,9 @@ void fl_epoll_open(int epfd) {
     atomic_store_explicit(&s->native, false, memory_order_relaxed);
     atomic_store_explicit(&s->nfds, 1, memory_order_relaxed);
     s->fd = epfd;
+    s->pid = fl_pid();
+    s->forked = s->no_bell = false;
+    s->bell = (struct fl_bell){0};
     fl_fds_set(epfd, (uintptr_t)s | FL_TAG_EPOLL);
   } /* else unknown to us: connections in it are not known to be waited for, and stay native */
   fl_unlock(&sets_lock);
@@ -97,8 +55,7 @@ void fl_epoll_share(struct fl_epoll *set, int epfd) {
   fl_fds_set(epfd, (uintptr_t)set | FL_TAG_EPOLL);
 }
 
-/* Takes an item off the hot list. Set locked. */
-static void cool(struct fl_item *it) {
+void fl_item_cool(struct fl_item *it) {
   struct fl_epoll *s = it->set;
 
   if (!it->hot)
@@ -125,7 +82,7 @@ static void hot_reserve(struct fl_epoll *s) {
   }
 }
 
-static bool heat(struct fl_item *it) {
+bool fl_item_heat(struct fl_item *it) {
   struct fl_epoll *s = it->set;
   uint32_t n = atomic_load_explicit(&s->nhot, memory_order_relaxed);
 
@@ -136,6 +93,7 @@ static bool heat(struct fl_item *it) {
   s->hot[n] = it;
   it->hot = n + 1;
   it->active = s->wakes;
+  it->active_at = fl_now();
   atomic_store_explicit(&s->nhot, n + 1, memory_order_relaxed);
   return true;
 }
@@ -144,7 +102,7 @@ static bool heat(struct fl_item *it) {
 static void item_delete(struct fl_item *it) {
   struct fl_local *l = fl_local_of(it->conn);
 
-  cool(it);
+  fl_item_cool(it);
   HASH_DEL(it->set->items, it);
   if (fl_lock(&l->reg_lock) == FL_LOCKED) {
     for (struct fl_item **p = (struct fl_item **)&l->items; *p; p = &(*p)->next)
@@ -166,6 +124,8 @@ void fl_epoll_forget(struct fl_epoll *set, int epfd) {
   struct fl_item *it, *tmp;
   HASH_ITER(hh, set->items, it, tmp) item_delete(it);
   bool asleep = atomic_load_explicit(&set->sleepers, memory_order_relaxed) > 0;
+  set->no_bell = true;
+  fl_bell_close(&set->bell);
   fl_unlock(&set->lock);
   if (fl_lock(&sets_lock) != FL_LOCKED)
     return;
@@ -181,8 +141,6 @@ void fl_epoll_forget(struct fl_epoll *set, int epfd) {
   fl_unlock(&sets_lock);
 }
 
-static bool wants_in(const struct fl_item *it) { return it->events & (EPOLLIN | EPOLLRDNORM); }
-
 /*
  * A registration appears, or is changed to want input, while the ring holds bytes and another thread sleeps in the set:
  * the kernel knows nothing of those bytes and would let it sleep. Ask the kernel for writability as well, which wakes
@@ -197,6 +155,14 @@ static void kick(struct fl_epoll *s, int epfd, struct fl_item *it) {
   s->kicked++;
 }
 
+/* No more bell in this set. Threads that sleep with it are to be NATIVE. Set locked. */
+static void bell_off(struct fl_epoll *s) {
+  s->no_bell = true;
+  if (s->bell.pid == fl_pid() && s->bell.fd >= 0)
+    fl_syscall6(__NR_epoll_ctl, s->fd, EPOLL_CTL_DEL, s->bell.fd, 0, 0, 0);
+  fl_bell_close(&s->bell);
+}
+
 void fl_epoll_nested(struct fl_epoll *set) {
   if (atomic_exchange_explicit(&set->native, true, memory_order_seq_cst))
     return;
@@ -205,18 +171,36 @@ void fl_epoll_nested(struct fl_epoll *set) {
   for (uint32_t n = atomic_load_explicit(&set->nhot, memory_order_relaxed); n > 0; n--) {
     struct fl_item *it = set->hot[n - 1];
     fl_conn_pin(it->conn, FL_WHY_NESTED);
-    if (wants_in(it) && fl_rx_ready(it->conn, NULL))
+    if (fl_item_wants_in(it) && fl_rx_ready(it->conn, NULL))
       kick(set, set->fd, it); /* stays hot: the inner wait will find its bytes */
     else
-      cool(it);
+      fl_item_cool(it);
   }
+  bell_off(set);
   fl_unlock(&set->lock);
+}
+
+const struct fl_bell *fl_set_bell(struct fl_epoll *s) {
+  if (FL_UNLIKELY(s->no_bell))
+    return NULL;
+  if (FL_LIKELY(s->bell.pid != 0)) {
+    if (FL_LIKELY(s->bell.pid == fl_pid() && !(s->forked && fl_arena_sets_shared())))
+      return fl_bell_ready(&s->bell) ? &s->bell : NULL;
+  } else if (s->pid == fl_pid() && !s->forked && fl_bell_ready(&s->bell)) {
+    struct epoll_event e = {.events = EPOLLIN | EPOLLET, .data.ptr = &s->bell};
+    if (fl_syscall6(__NR_epoll_ctl, s->fd, EPOLL_CTL_ADD, s->bell.fd, (long)&e, 0, 0) == 0)
+      return &s->bell;
+  }
+  if (s->pid !=
+      fl_pid()) /* the kernel's set is also another process's: either may take the events of the other's bell */
+    fl_arena_share_sets();
+  bell_off(s);
+  return NULL;
 }
 
 /* ---- registrations ---- */
 
-/* After a native wait: puts kicked registrations right and makes the events say what the application asked for. */
-static void unkick(struct fl_epoll *s, int epfd, struct epoll_event *events, int n) {
+void fl_set_unkick(struct fl_epoll *s, int epfd, struct epoll_event *events, int n) {
   for (struct fl_item *it = s->items; it && s->kicked; it = it->hh.next) {
     if (!it->kicked)
       continue;
@@ -312,12 +296,12 @@ void fl_epoll_note(struct fl_epoll *set, int epfd, int op, int fd, const struct 
         bool asleep = atomic_load_explicit(&set->sleepers, memory_order_relaxed) > 0;
         if (asleep || (it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)))
           fl_conn_native(c);
-        if (wants_in(it) && fl_rx_ready(c, NULL)) {
-          heat(it); /* bytes in the ring are looked for through the hot list */
+        if (fl_item_wants_in(it) && fl_rx_ready(c, NULL)) {
+          fl_item_heat(it); /* bytes in the ring are looked for through the hot list */
           if (asleep)
             kick(set, epfd, it);
         } else if (fl_rx_state(&c->rx) == FL_WATCHING) {
-          heat(it);
+          fl_item_heat(it);
         }
       }
     }
@@ -344,8 +328,22 @@ void fl_epoll_conn_gone(struct fl_conn *c, struct fl_local *l) {
   }
 }
 
+/* May the connection of this registration watch, or rest in BELL while threads sleep in the set? Set locked. */
+static bool may_watch(struct fl_item *it) {
+  struct fl_epoll *s = it->set;
+
+  if (atomic_load_explicit(&s->native, memory_order_relaxed) || (it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)))
+    return false;
+  if (atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0) {
+    const struct fl_bell *bell = fl_set_bell(s);
+    if (!bell || !fl_rx_bell_agreed(&it->conn->rx, bell->id))
+      return false;
+  }
+  return fl_item_heat(it);
+}
+
 void fl_epoll_watch(struct fl_conn *c, struct fl_local *l) {
-  struct fl_item *locked[WATCH_SETS];
+  struct fl_item *locked[WATCH_SETS], *asleep = NULL;
   int n = 0;
   bool may = true;
 
@@ -367,346 +365,29 @@ void fl_epoll_watch(struct fl_conn *c, struct fl_local *l) {
     }
     if (!again)
       locked[n++] = it;
-    may = atomic_load_explicit(&s->sleepers, memory_order_relaxed) == 0 &&
-          !atomic_load_explicit(&s->native, memory_order_relaxed) && !(it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) &&
-          heat(it);
+    may = may_watch(it);
+    if (atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
+      asleep = it;
   }
+  if (asleep && l->items->next) /* one bell, and more than one waiter */
+    may = false;
   FL_FAULT(epoll_watch);
   if (may)
     fl_conn_watch_now(c);
+  if (may && asleep && !fl_bell_rest(c, fl_item_known(asleep), &asleep->set->bell) &&
+      !fl_rx_native(&c->rx, fl_item_known(asleep)))
+    fl_bell_own(&asleep->set->bell); /* bytes came in between, which nobody who sleeps knows of */
   while (n > 0)
     fl_unlock(&locked[--n]->set->lock);
   fl_unlock(&l->reg_lock);
 }
 
-/* ---- waiting ---- */
-
-/* Events of the rings, at most max. Set locked. */
-static int collect(struct fl_epoll *s, int epfd, struct epoll_event *events, int max) {
-  int n = 0;
-  uint32_t hot = atomic_load_explicit(&s->nhot, memory_order_relaxed);
-
-  for (uint32_t i = 0; i < hot && n < max; i++) {
-    /* begin where the last call ended, so that busy ones do not starve the rest */
-    struct fl_item *it = s->hot[(i + s->turn) % hot];
-    if (!wants_in(it) || !fl_rx_ready(it->conn, it->events & EPOLLET ? &it->seen : NULL))
-      continue;
-    uint32_t mask = it->events & (EPOLLIN | EPOLLRDNORM);
-    if ((it->events & EPOLLET) && (it->events & EPOLLOUT) &&
-        !atomic_load_explicit(&it->conn->tx_busy, memory_order_relaxed))
-    mask |= EPOLLOUT; /* an edge reports all that is ready; the kernel's part is merged where it was asked */
-    FL_FAULT(epoll_found);
-    it->active = s->wakes;
-    events[n++] = (struct epoll_event){.events = mask, .data = it->data};
-    if (FL_UNLIKELY(it->events & EPOLLONESHOT)) {
-      /* reported once: disarmed here and in the kernel until EPOLL_CTL_MOD */
-      it->events &= EPOLLONESHOT | EPOLLET;
-      struct epoll_event off = {.events = it->events, .data = it->data};
-      fl_syscall6(__NR_epoll_ctl, epfd, EPOLL_CTL_MOD, it->fd, (long)&off, 0, 0);
-    }
-  }
-  if (n == max && hot)
-    s->turn = (s->turn + (uint32_t)n) % hot;
-  return n;
-}
-
-/* Adds the kernel's events behind n of ours; one event per descriptor. */
-static int merge(int epfd, struct epoll_event *events, int n, int max) {
-  struct epoll_event more[64];
-  int room = max - n < 64 ? max - n : 64;
-
-  if (room == 0)
-    return n;
-  long k = fl_syscall6(__NR_epoll_pwait, epfd, (long)more, room, 0, 0, 8);
-  int ours = n;
-  for (long i = 0; i < k; i++) {
-    int at = 0;
-    while (at < ours && events[at].data.u64 != more[i].data.u64)
-      at++;
-    if (at < ours)
-      events[at].events |= more[i].events;
-    else
-      events[n++] = more[i];
-  }
-  return n;
-}
-
-static bool any_hot(struct fl_epoll *s) {
-  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++) {
-    struct fl_item *it = s->hot[i];
-    if (!fl_conn_mapped(it->conn))
-      continue; /* a signal handler closed it */
-    uint64_t head = fl_rx_head(&it->conn->rx);
-    if (wants_in(it) && head != (it->events & EPOLLET ? it->seen : it->conn->rx.tail))
-      return true;
-  }
-  return false;
-}
-
-/* Does some hot peer say that bytes are, or will be, on the kernel lane? Then the kernel is asked before anything else.
- */
-static bool kernel_busy(struct fl_epoll *s) {
-  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
-    if (fl_conn_mapped(s->hot[i]->conn) && !fl_rx_quiet(s->hot[i]->conn))
-      return true;
-  return false;
-}
-
-/* A CPU of some hot peer: -1 if one of them is on another CPU or not known, else ours. */
-static int peers_cpu(struct fl_epoll *s) {
-  int here = fl_cpu();
-
-  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++) {
-    struct fl_rx *rx = &s->hot[i]->conn->rx;
-    if (!fl_conn_mapped(s->hot[i]->conn) || fl_rx_peer_cpu(rx) != here)
-      return -1;
-  }
-  return here;
-}
-
-enum spun { SPUN_RING, SPUN_KERNEL, SPUN_NOTHING, SPUN_SIGNAL };
-
-/* Waits a little with the set locked (the hot list must hold still; who else wants it waits as long). */
-static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signals, struct epoll_event *events, int max,
-                      int *n) {
-  struct fl_wait w;
-  enum spun r = SPUN_NOTHING;
-
-  bool watching = false;
-  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++) {
-    struct fl_conn *c = s->hot[i]->conn;
-    if (!fl_conn_mapped(c))
-      continue;
-    fl_rx_at_cpu(&c->rx, fl_cpu());
-    watching |= fl_rx_state(&c->rx) == FL_WATCHING;
-  }
-  if (!watching)
-    return SPUN_NOTHING;
-  if (kernel_busy(s) && (*n = merge(epfd, events, 0, max)) > 0)
-    return SPUN_KERNEL;
-  FL_FAULT(epoll_spin);
-  fl_wait_begin(&w, &s->hist, peers_cpu(s), ns);
-  for (;;) {
-    if (any_hot(s)) {
-      r = SPUN_RING;
-      break;
-    }
-    if (fl_signals_any() != signals) {
-      r = SPUN_SIGNAL;
-      break;
-    }
-    enum fl_wait_verdict v = fl_wait_step(&w);
-    if (v == FL_WAIT_SLEEP)
-      break;
-    if (v == FL_WAIT_KERNEL && (*n = merge(epfd, events, 0, max)) > 0) {
-      r = SPUN_KERNEL;
-      break;
-    }
-  }
-  fl_wait_end(&w, r == SPUN_RING || r == SPUN_KERNEL);
-  return r;
-}
-
-enum sleep { SLEEP_LONG, SLEEP_UNREAD, SLEEP_SHORT, SLEEP_NOT };
-
-/*
- * Turns every hot item NATIVE before a sleep. Not to sleep: one has news. To sleep for a short time only: the ring
- * bytes of one come after kernel bytes that are still on their way. Those wake this thread, but another one may take
- * them; or (UNREAD) the other end of one may want back what it has not read (fl_send_unread). Set locked.
- */
-static enum sleep all_native(struct fl_epoll *s) {
-  enum sleep r = SLEEP_LONG;
-
-  for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
-    struct fl_item *it = s->hot[i - 1];
-    struct fl_rx *rx = &it->conn->rx;
-    if (FL_UNLIKELY(fl_send_unread(it->conn))) {
-      fl_send_back_if_asked(it->conn, it->fd);
-      if (r == SLEEP_LONG)
-        r = SLEEP_UNREAD;
-    }
-    if (!wants_in(it) || !fl_conn_mapped(it->conn))
-      continue; /* nobody waits for its bytes */
-    if (fl_rx_native(rx, it->events & EPOLLET ? it->seen : rx->tail))
-      continue;
-    uint64_t seen = it->seen;
-    if (fl_rx_ready(it->conn, it->events & EPOLLET ? &seen : NULL))
-      return SLEEP_NOT; /* it->seen is left alone: the event is yet to be reported */
-    it->seen = seen;
-    if (!fl_rx_native(rx, it->events & EPOLLET ? it->seen : rx->tail))
-      r = SLEEP_SHORT;
-  }
-  return r;
-}
-
-static uint64_t left_ns(const struct timespec *timeout, uint64_t begin) {
-  if (!timeout)
-    return UINT64_MAX;
-  uint64_t all = (uint64_t)timeout->tv_sec > 1u << 30
-                     ? UINT64_MAX / 4
-                     : (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec;
-  uint64_t gone = begin ? fl_ticks_to_ns(fl_now() - begin) : 0;
-  return gone < all ? all - gone : 0;
-}
-
-static int wait_native(int epfd, struct epoll_event *events, int max, uint64_t ns, const sigset_t *mask) {
-  int ms = ns == UINT64_MAX ? -1 : ns / 1000000 >= INT_MAX ? INT_MAX : (int)((ns + 999999) / 1000000);
-
-  if (ns != UINT64_MAX && ns % 1000000 && ns < 100000000 && fl_real.epoll_pwait2) {
-    struct timespec ts = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
-    return REAL(epoll_pwait2)(epfd, events, max, &ts, mask);
-  }
-  return mask ? REAL(epoll_pwait)(epfd, events, max, ms, mask) : REAL(epoll_wait)(epfd, events, max, ms);
-}
-
-struct sleeping {
-  struct fl_epoll *set;
-  int epfd;
-  struct epoll_event *events;
-  int n;
-};
-
-/*
- * This thread is awake and will be back: the connections that were busy before it slept watch their rings again at
- * once, instead of each after a message through the kernel. Those that were quiet for two sleeps leave the list. Set
- * locked.
- */
-static void rewatch(struct fl_epoll *s) {
-  FL_FAULT(epoll_rewatch);
-  s->wakes++;
-  for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
-    struct fl_item *it = s->hot[i - 1];
-    struct fl_conn *c = it->conn;
-    struct fl_local *l = fl_local_of(c);
-    int32_t none = 0;
-    if (s->wakes - it->active > QUIET_WAKES && !fl_send_unread(c)) {
-      cool(it);
-      continue;
-    }
-    if (atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0 || fl_rx_state(&c->rx) == FL_WATCHING)
-      continue;
-    if ((it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) || atomic_load_explicit(&s->native, memory_order_relaxed) ||
-        /* acquire: pairs with fl_unlock */
-        !atomic_compare_exchange_strong_explicit(&c->rx_lock, &none, fl_tid(), memory_order_acquire,
-                                                 memory_order_relaxed))
-      continue;
-    if (fl_lock(&l->reg_lock) == FL_LOCKED) {
-      /* only with one registration: the locks of other sets are not held here */
-      if (l->items == it && !it->next && fl_conn_usable(c) && !c->rx.broken &&
-          atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst) == 0)
-        fl_conn_watch_now(c);
-      fl_unlock(&l->reg_lock);
-    }
-    fl_unlock(&c->rx_lock);
-  }
-}
-
-static void wake(struct sleeping *z) {
-  int saved = errno;
-
-  if (fl_lock(&z->set->lock) == FL_LOCKED) {
-    atomic_fetch_sub_explicit(&z->set->sleepers, 1, memory_order_relaxed);
-    if (FL_UNLIKELY(z->set->kicked))
-      unkick(z->set, z->epfd, z->events, z->n > 0 ? z->n : 0);
-    if (z->n > 0)
-      rewatch(z->set);
-    fl_unlock(&z->set->lock);
-  }
-  errno = saved;
-}
-
-/* Set locked on entry, released on return. */
-static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, uint64_t ns,
-                        const sigset_t *mask) {
-  fl_unlock(&s->lock);
-  struct sleeping z __attribute__((cleanup(wake))) = {s, epfd, events, 0};
-  FL_FAULT(epoll_sleep);
-  z.n = wait_native(epfd, events, max, ns, mask);
-  FL_FAULT(epoll_woken);
-  return z.n;
-}
-
-int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
-                  const sigset_t *mask) {
-  uint64_t begin = timeout && (timeout->tv_sec || timeout->tv_nsec) ? fl_now() : 0;
-  bool spun = mask != NULL;
-  uint32_t signals =
-      fl_signals_any(); /* a handler that runs from here on interrupts the wait, as it would in the kernel */
-  int n = 0;
-  unsigned naps = 0;
-
-  fl_process_check();
-  if (max <= 0 || fl_lock(&s->lock) != FL_LOCKED)
-    return wait_native(epfd, events, max, left_ns(timeout, 0), mask);
-  for (;;) {
-    if (FL_UNLIKELY(fl_epoll_of(epfd) != s)) {
-      fl_unlock(&s->lock);
-      return wait_native(epfd, events, max, left_ns(timeout, begin), mask);
-    }
-    if (atomic_load_explicit(&s->nhot, memory_order_relaxed)) {
-      /* busy rings must not starve the rest: now and then the kernel is asked too, and there is room for what it says
-       */
-      bool ask = ++s->rounds % KERNEL_ROUNDS == 0 || fl_now() - s->kernel_at > fl_ns_to_ticks(KERNEL_EVERY_NS);
-      int room = ask && max > 1 ? max - (max + 3) / 4 : max;
-      if (ask) {
-        s->kernel_at = fl_now();
-        if (max == 1 && (n = merge(epfd, events, 0, 1)) > 0) {
-          fl_unlock(&s->lock);
-          return n;
-        }
-      }
-      n = collect(s, epfd, events, room);
-      if (n) {
-        fl_unlock(&s->lock);
-        return ask ? merge(epfd, events, n, max) : n;
-      }
-      uint64_t ns = left_ns(timeout, begin);
-      if (!spun && ns) {
-        uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
-        spun = true;
-        switch (spin(s, epfd, ns < budget ? ns : budget, signals, events, max, &n)) {
-        case SPUN_RING: continue;
-        case SPUN_KERNEL: fl_unlock(&s->lock); return n;
-        case SPUN_SIGNAL:
-          fl_unlock(&s->lock);
-          errno = EINTR;
-          return -1;
-        case SPUN_NOTHING: break;
-        }
-      }
-    }
-    if (timeout && begin == 0) { /* a look, not a wait: nobody sleeps */
-      fl_unlock(&s->lock);
-      return wait_native(epfd, events, max, 0, mask);
-    }
-    /* relaxed: changed and read under the lock (fl_epoll_watch) */
-    atomic_fetch_add_explicit(&s->sleepers, 1, memory_order_relaxed);
-    FL_FAULT(epoll_sleeper);
-    enum sleep how = all_native(s);
-    FL_FAULT(epoll_all_native);
-    if (how == SLEEP_NOT) {
-      atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
-      continue;
-    }
-    uint64_t ns = left_ns(timeout, begin);
-    uint64_t nap_ns = how == SLEEP_SHORT ? NAP_NS : how == SLEEP_UNREAD ? fl_nap_ns(naps++) : UINT64_MAX;
-    bool nap = ns > nap_ns;
-    if (FL_UNLIKELY(fl_signals_any() != signals) && !mask) {
-      atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
-      fl_unlock(&s->lock);
-      errno = EINTR;
-      return -1;
-    }
-    n = sleep_native(s, epfd, events, max, nap ? nap_ns : ns, mask);
-    if (n != 0 || !nap || fl_lock(&s->lock) != FL_LOCKED)
-      return n;
-  }
-}
-
 void fl_epoll_fork_prepare(void) {
   fork_locked = fl_lock(&sets_lock) == FL_LOCKED;
-  for (struct fl_epoll *s = sets; s; s = s->next)
+  for (struct fl_epoll *s = sets; s; s = s->next) {
     s->fork_locked = fl_lock(&s->lock) == FL_LOCKED;
+    s->forked = true;
+  }
 }
 
 void fl_epoll_forked_parent(void) {

@@ -227,7 +227,8 @@ FL_EXPORT void closefrom(int first) {
   REAL(closefrom)(first);
 }
 
-/* ---- stdio on a connection: its reads and writes pass through no symbol, and arrive here only with trampolines ---- */
+/* ---- stdio on a connection: its reads and writes pass through no symbol, and arrive here only with trampolines ----
+ */
 
 static void stdio(int fd) {
   struct fl_conn *c = fl_conn_of(fd);
@@ -239,7 +240,8 @@ static void stdio(int fd) {
 FL_EXPORT FILE *fdopen(int fd, const char *mode) {
   struct fl_conn *c = fl_conn_of(fd);
 
-  if (FL_UNLIKELY(c != NULL) && (!fl_tramp_stdio || strchr(mode, 'c'))) /* 'c': libc reads with an instruction of its own */
+  if (FL_UNLIKELY(c != NULL) &&
+      (!fl_tramp_stdio || strchr(mode, 'c'))) /* 'c': libc reads with an instruction of its own */
     fl_conn_pin(c, FL_WHY_STDIO);
   return REAL(fdopen)(fd, mode);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "arena_alloc.h"
+#include "bell.h"
 #include "conn.h"
 #include "epoll.h"
 #include "export.h"
@@ -189,9 +190,13 @@ static void fork_prepare(void) {
   int32_t mark = fl_holder_unborn();
   fl_conn_each(prepare_one, &mark);
   fl_epoll_fork_prepare();
+  fl_bell_fork_prepare();
 }
 
-static void fork_parent(void) { fl_epoll_forked_parent(); }
+static void fork_parent(void) {
+  fl_bell_forked(false);
+  fl_epoll_forked_parent();
+}
 
 /* In the parent, which knows the result; the child may have been faster, or not. */
 static void fork_done(pid_t pid) {
@@ -250,6 +255,7 @@ void fl_process_forked_child(bool handlers_ran) {
   /* The parent is in another pid namespace (unshare before fork): it is 0 here. */
   child.other_namespace = fl_syscall6(__NR_getppid, 0, 0, 0, 0, 0, 0) == 0;
   fl_stats_reset_child();
+  fl_bell_forked(true);
   fl_epoll_forked_child();
   fl_host_forked_child();
   fl_conn_each(child_one, &child);

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <string.h>
 
+#include "bell.h"
 #include "io.h"
 #include "log.h"
 #include "options.h"
@@ -278,11 +279,22 @@ static bool tx_usable(struct fl_conn *c, int fd) {
          atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) == 0 && !peer_gone(c, fd);
 }
 
+/* The end of pushes with tx.may_ring: rings if the receiver was asleep. Lock held. */
+static void rung(struct fl_conn *c, int bell) {
+  c->tx.may_ring = false;
+  if (!c->tx.ring_due)
+    return;
+  FL_FAULT(tx_ring);
+  fl_bell_ring(bell);
+  c->tx.ring_due = false;
+}
+
 /* Pushes from byte `done` on; spins a little for space. Lock held. Returns the new count, and what stopped it in *why.
  */
 static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, enum fl_tx_result *why) {
   struct fl_wait w;
   bool waiting = false;
+  int bell = -1;
   uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_relaxed);
 
   for (;;) {
@@ -293,6 +305,12 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
       c->full_still = false;
     if (FL_LIKELY(*why == FL_TX_OK) || *why == FL_TX_NATIVE)
       break;
+    if (*why == FL_TX_BELL) {
+      if (c->tx.may_ring || (bell = fl_bell_of(c)) < 0)
+        break;
+      c->tx.may_ring = true;
+      continue;
+    }
     if (*why == FL_TX_BROKEN) {
       fl_conn_pin(c, FL_WHY_RUBBISH);
       break;
@@ -317,6 +335,8 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
   }
   if (waiting)
     fl_wait_end(&w, done == io->len);
+  if (FL_UNLIKELY(bell >= 0))
+    rung(c, bell);
   return done;
 }
 
@@ -436,6 +456,8 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
     if (s == SLEPT_NOTHING)
       break;
   }
+  if (why == FL_TX_NATIVE)
+    fl_bell_learn(c);
   FL_FAULT(send_spill);
   /* raised before the lock is released: the rest follows what was published, and nobody may publish in between */
   bool begun = send_begin(c, io->len - done);
@@ -461,11 +483,18 @@ bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ss
   if (!fl_conn_paired(c) || n == 0 || n > SENDFILE_MAX || fl_lock(&c->tx_lock) != FL_LOCKED)
     return false;
   bool did = false;
+  int bell = -1;
   if (fl_conn_of(fd) != c || !tx_usable(c, fd))
     goto out;
   fl_tx_at_cpu(&c->tx, fl_cpu());
   /* all or nothing: what does not fit is the kernel's to send, without copying */
-  if (fl_tx_reserve(&c->tx, n, atomic_load_explicit(&c->ktx, memory_order_relaxed), span) != FL_TX_OK)
+  uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_relaxed);
+  enum fl_tx_result r = fl_tx_reserve(&c->tx, n, ktx, span);
+  if (r == FL_TX_BELL && (bell = fl_bell_of(c)) >= 0) {
+    c->tx.may_ring = true;
+    r = fl_tx_reserve(&c->tx, n, ktx, span);
+  }
+  if (r != FL_TX_OK)
     goto out;
   /* only a regular file: a pread of anything else fails or may block */
   off_t at = offset ? *offset : (off_t)fl_syscall6(__NR_lseek, in, 0, SEEK_CUR, 0, 0, 0);
@@ -482,6 +511,8 @@ bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ss
   *result = got;
   did = true;
 out:
+  if (bell >= 0)
+    rung(c, bell);
   fl_unlock(&c->tx_lock);
   return did;
 }

@@ -13,6 +13,8 @@
 
 /* A sender that finds the ring empty where it would enter another window starts again at offset 0. */
 #define WINDOW FL_PAGE
+/* The receiver changes the word from BELL to WATCHING, or back, at most about once while a publication is tried. */
+#define PUBLISH_TRIES 8u
 
 bool fl_ring_size_valid(uint64_t ring_size) {
   return ring_size >= FL_RING_MIN && ring_size <= FL_RING_MAX && (ring_size & (ring_size - 1)) == 0;
@@ -72,7 +74,13 @@ static enum fl_tx_result tx_look(struct fl_tx *tx) {
   uint64_t word = atomic_load_explicit(&tx->lane->word, memory_order_relaxed);
   if (word >> FL_STATE_BITS != tx->head)
     return tx_broken(tx);
-  return (word & FL_STATE_MASK) == FL_WATCHING && !tx->owed ? FL_TX_OK : FL_TX_NATIVE;
+  if (tx->owed)
+    return FL_TX_NATIVE;
+  if (__builtin_expect((word & FL_STATE_MASK) == FL_WATCHING, 1))
+    return FL_TX_OK;
+  if ((word & FL_STATE_MASK) == FL_BELL)
+    return tx->may_ring ? FL_TX_OK : FL_TX_BELL;
+  return FL_TX_NATIVE;
 }
 
 /* Free bytes, having asked the receiver if fewer than `want` are known; SIZE_MAX if the receiver's tail is impossible.
@@ -172,11 +180,18 @@ enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n) {
    * release: the ring bytes and the extent, stored above, are seen by whoever acquires the new head (fl_rx_peek);
    * failure relaxed: nothing was published and nothing is read on the strength of it.
    */
-  if (!atomic_compare_exchange_strong_explicit(&tx->lane->word, &expected, desired, memory_order_release,
-                                               memory_order_relaxed)) {
+  for (unsigned tries = 0; !atomic_compare_exchange_strong_explicit(&tx->lane->word, &expected, desired,
+                                                                    memory_order_release, memory_order_relaxed);
+       tries++) {
     if (expected >> FL_STATE_BITS != tx->head)
       return tx_broken(tx);
-    return FL_TX_NATIVE;
+    enum fl_state state = (enum fl_state)(expected & FL_STATE_MASK);
+    if ((state != FL_WATCHING && state != FL_BELL) || tries == PUBLISH_TRIES)
+      return FL_TX_NATIVE;
+    if (state == FL_BELL && !tx->may_ring)
+      return FL_TX_BELL;
+    /* before the CAS: where a signal handler jumps out behind it, the next send finds that a ring is due */
+    tx->ring_due |= state == FL_BELL;
   }
   FL_FAULT(tx_published);
   tx->head += n;
@@ -303,6 +318,24 @@ size_t fl_tx_owed(struct fl_tx *tx, uint64_t ktx, bool busy, struct fl_span span
   span[0] = (struct fl_span){tx->ring + at, first};
   span[1] = (struct fl_span){tx->ring, n - first};
   return n;
+}
+
+bool fl_tx_bell_learn(struct fl_tx *tx, uint64_t bell) {
+  uint64_t old = fl_tx_bell_known(tx);
+
+  /* seq_cst, store and load: pair with those of fl_rx_bell; of the two at least one sees the other */
+  atomic_store_explicit(&tx->lane->bell_known, 0, memory_order_seq_cst);
+  FL_FAULT(tx_bell_learn);
+  if ((atomic_load_explicit(&tx->lane->word, memory_order_seq_cst) & FL_STATE_MASK) == FL_BELL) {
+    atomic_store_explicit(&tx->lane->bell_known, old, memory_order_relaxed);
+    return false;
+  }
+  atomic_store_explicit(&tx->lane->bell_known, bell, memory_order_relaxed);
+  return true;
+}
+
+void fl_tx_bell_ask(struct fl_tx *tx, uint64_t bell) {
+  atomic_store_explicit(&tx->lane->bell_asked, bell, memory_order_relaxed);
 }
 
 void fl_tx_intent(struct fl_tx *tx, uint64_t bytes) {
@@ -545,8 +578,9 @@ bool fl_rx_native(struct fl_rx *rx, uint64_t head) {
     return false; /* for fl_rx_peek to find out */
   if (expected >> FL_STATE_BITS == head && (expected & FL_STATE_MASK) != FL_NATIVE) {
     /*
-     * A state that only a peer that lies can have left. Failing here would make the caller look at an empty ring and
-     * try again, for ever. acq_rel, as above.
+     * BELL: the sender may be publishing at this moment, and the head that comes back says so. Or a state that only a
+     * peer that lies can have left; failing here would make the caller look at an empty ring and try again, for ever.
+     * acq_rel, as above.
      */
     expected = atomic_fetch_and_explicit(&rx->lane->word, ~FL_STATE_MASK, memory_order_acq_rel) & ~FL_STATE_MASK;
   }
@@ -566,14 +600,42 @@ void fl_rx_native_always(struct fl_rx *rx) {
       return;
 }
 
+bool fl_rx_bell(struct fl_rx *rx, uint64_t head, uint64_t bell) {
+  uint64_t rung = head << FL_STATE_BITS | FL_BELL;
+  uint64_t expected = head << FL_STATE_BITS | FL_WATCHING;
+
+  if (atomic_load_explicit(&rx->lane->bell_known, memory_order_relaxed) != bell)
+    return false;
+  /* seq_cst, the CAS and the load behind it: pair with those of fl_tx_bell_learn. As for the bytes: acq_rel, as in
+   * fl_rx_native. */
+  if (!atomic_compare_exchange_strong_explicit(&rx->lane->word, &expected, rung, memory_order_seq_cst,
+                                               memory_order_acquire) &&
+      expected != rung)
+    return false;
+  FL_FAULT(rx_bell);
+  if (__builtin_expect(atomic_load_explicit(&rx->lane->bell_known, memory_order_seq_cst) == bell, 1))
+    return true;
+  fl_rx_native_always(rx); /* the sender is about to forget that bell */
+  return false;
+}
+
+bool fl_rx_bell_offer(struct fl_rx *rx, uint64_t bell) {
+  if (atomic_load_explicit(&rx->lane->bell, memory_order_relaxed) != bell)
+    atomic_store_explicit(&rx->lane->bell, bell, memory_order_relaxed);
+  return atomic_load_explicit(&rx->lane->bell_asked, memory_order_relaxed) == bell;
+}
+
 void fl_rx_watch(struct fl_rx *rx) {
   uint64_t word = atomic_load_explicit(&rx->lane->word, memory_order_relaxed);
 
-  if ((word & FL_STATE_MASK) == FL_WATCHING || rx->recalled)
+  if (rx->recalled)
     return;
-  FL_FAULT(rx_watch);
-  /* release: pairs with the sender's CAS; a plain or is enough, for a sender never changes a word that is not WATCHING
-   */
-  atomic_fetch_or_explicit(&rx->lane->word, FL_WATCHING, memory_order_release);
+  if ((word & FL_STATE_MASK) != FL_WATCHING)
+    FL_FAULT(rx_watch);
+  /* release: pairs with the sender's CAS. From BELL the sender may change it as well, and to WATCHING. */
+  while ((word & FL_STATE_MASK) != FL_WATCHING &&
+         !atomic_compare_exchange_weak_explicit(&rx->lane->word, &word, (word & ~FL_STATE_MASK) | FL_WATCHING,
+                                                memory_order_release, memory_order_relaxed))
+    continue;
   FL_FAULT(rx_watching);
 }

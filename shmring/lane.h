@@ -22,6 +22,13 @@
  * single compare-and-swap of the lane word from {head, WATCHING} to {head + n, WATCHING}. If the receiver went NATIVE
  * in between, the CAS fails, nothing was published, and the sender sends the same bytes over the kernel lane.
  *
+ * Bells. A receiver that goes to sleep may choose BELL instead of NATIVE: the sender then publishes as well, takes the
+ * word to WATCHING with the same CAS, and rings the receiver's bell once. What a bell is, and how the sender comes to
+ * have it, is the caller's business; here it has a number. The receiver writes the number of the bell that it would
+ * like to sleep with (`bell`), the sender the number of the one that it can ring (`bell_known`), and only if the two
+ * agree may the state be BELL. A sender that changes bell_known takes it away first and then looks at the state, a
+ * receiver sets BELL first and then looks at bell_known: one of them sees the other.
+ *
  * Trust. Everything that the peer can write is copied out and checked before use. A sender that finds rubbish stops
  * using the ring (FL_TX_BROKEN), a receiver that finds rubbish reports FL_RX_BROKEN; neither ever reads or writes
  * outside the ring, nor loops for ever.
@@ -38,7 +45,7 @@
 #include <sys/uio.h>
 
 #define FL_SEGMENT_MAGIC 0x31676e6972746c66ull /* "fltring1" */
-#define FL_SEGMENT_VERSION 2u
+#define FL_SEGMENT_VERSION 3u
 #define FL_PAGE 4096u
 #define FL_EXTENTS 64u
 #define FL_RING_MIN (16u << 10)
@@ -48,7 +55,7 @@
 enum fl_state {
   FL_NATIVE = 0,   /* the receiver can only be woken by the kernel lane; also the state of a fresh segment */
   FL_WATCHING = 1, /* some thread of the receiver looks at the ring before any of them sleeps */
-  FL_BELL = 2,     /* reserved: asleep in a call that also waits for the bell */
+  FL_BELL = 2,     /* the receiver sleeps in a call that also waits for its bell, which the sender has */
   FL_RECALL = 3,   /* as NATIVE, and nobody will come for what the ring holds: the sender is to send it once more, over
                       the kernel lane, before anything else (fl_rx_recall) */
   FL_RETURNED = 4, /* as NATIVE, and the sender has done so, or is at it: what the ring held is void */
@@ -77,6 +84,8 @@ struct fl_lane {
                                      will be, comes after at least these */
   _Atomic uint64_t kernel_intent; /* hint: the same, with those of the calls under way */
   _Atomic uint32_t waiting;       /* the sender sleeps until there is space; the receiver clears it when it wakes it */
+  _Atomic uint64_t bell_known;    /* the bell that the sender can ring, 0 none */
+  _Atomic uint64_t bell_asked;    /* the bell that the sender would like to be given, 0 none */
 
   _Alignas(128) _Atomic uint64_t tail; /* bytes ever consumed; published lazily */
   _Atomic uint32_t extent_tail;        /* extents no longer needed */
@@ -84,6 +93,7 @@ struct fl_lane {
   _Atomic uint64_t kernel_taken;       /* hint: bytes ever taken from the kernel lane */
   _Atomic uint64_t recall_from;        /* with RECALL: what the receiver wants back begins here, */
   _Atomic uint64_t recall_koff;        /* behind so many bytes of the kernel lane */
+  _Atomic uint64_t bell;               /* the bell that the receiver would like to sleep with, 0 none */
 
   struct fl_extent extents[FL_EXTENTS];
 };
@@ -92,6 +102,10 @@ struct fl_segment {
   uint64_t magic;
   uint32_t version;
   uint32_t ring_size; /* bytes of each of the two rings, a power of two */
+  /* where each end takes bells, and the word that says that they come from the other end; 0: nowhere. The caller's. */
+  struct fl_mailbox {
+    _Atomic uint64_t name, key;
+  } mailbox[2];
   struct fl_lane lane[2];
 };
 
@@ -113,6 +127,8 @@ struct fl_tx {
   int32_t cpu;       /* last value stored in lane->tx_cpu */
   bool pending;      /* the newest extent describes position head, which is not published yet */
   bool broken;
+  bool may_ring; /* the caller can ring the receiver's bell now */
+  bool ring_due; /* bytes were published to a receiver in BELL: the caller rings */
 };
 
 /* The receiver's side. */
@@ -135,6 +151,7 @@ enum fl_tx_result {
   FL_TX_OK,     /* all bytes are published */
   FL_TX_FULL,   /* fewer were (perhaps none): no space, try later or use the kernel lane for the rest */
   FL_TX_NATIVE, /* fewer were: the receiver does not look at the ring, use the kernel lane for the rest */
+  FL_TX_BELL,   /* fewer were: the receiver sleeps; again with may_ring, or use the kernel lane for the rest */
   FL_TX_BROKEN, /* fewer were: the peer wrote rubbish; the ring is not to be used again */
 };
 
@@ -173,7 +190,8 @@ void fl_attach(struct fl_segment *seg, uint32_t ring_size, int end, struct fl_tx
 
 /*
  * Publishes up to `len` bytes of the iovecs, starting `skip` bytes into them, as what follows `koff` bytes of the
- * kernel lane. *done gets the number published (a prefix). Never blocks.
+ * kernel lane. *done gets the number published (a prefix). Never blocks. With tx->may_ring a receiver in BELL is
+ * published to as well; tx->ring_due is then set, and the caller rings before it lets go of its lock.
  */
 enum fl_tx_result fl_tx_push(struct fl_tx *tx, const struct iovec *iov, size_t skip, size_t len, uint64_t koff,
                              size_t *done);
@@ -185,7 +203,7 @@ enum fl_tx_result fl_tx_push(struct fl_tx *tx, const struct iovec *iov, size_t s
 enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, struct iovec span[2]);
 enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n);
 
-/* Would a push of at least one byte succeed now? FL_TX_OK, FL_TX_FULL, FL_TX_NATIVE or FL_TX_BROKEN. */
+/* Would a push of at least one byte succeed now? */
 enum fl_tx_result fl_tx_space(struct fl_tx *tx);
 
 /*
@@ -225,6 +243,23 @@ void fl_tx_sent(struct fl_tx *tx, uint64_t bytes);
 void fl_tx_flag(struct fl_tx *tx, uint32_t flag);
 
 /*
+ * The bell that the receiver would like to be rung with; the one that the sender said that it can ring (0 none, both).
+ */
+static inline uint64_t fl_tx_bell_wanted(const struct fl_tx *tx) {
+  return atomic_load_explicit(&tx->lane->bell, memory_order_relaxed);
+}
+static inline uint64_t fl_tx_bell_known(const struct fl_tx *tx) {
+  return atomic_load_explicit(&tx->lane->bell_known, memory_order_relaxed);
+}
+
+/* From now on this side can ring `bell` (0: none), and no longer the one before. False: not now, the receiver sleeps
+ * with that one. */
+bool fl_tx_bell_learn(struct fl_tx *tx, uint64_t bell);
+
+/* Asks the receiver for `bell`. */
+void fl_tx_bell_ask(struct fl_tx *tx, uint64_t bell);
+
+/*
  * What comes next, krx bytes of the kernel lane having been consumed so far. For FL_RX_RING, span[0] and span[1] (the
  * latter perhaps empty) are readable until fl_rx_consume; for FL_RX_KERNEL, *need is at least 1.
  */
@@ -256,6 +291,21 @@ static inline enum fl_state fl_rx_state(const struct fl_rx *rx) {
  * the head is that one: from here on nothing can be added to the ring until fl_rx_watch. [any thread]
  */
 bool fl_rx_native(struct fl_rx *rx, uint64_t head);
+
+/*
+ * From WATCHING to BELL, under the same condition, and if the sender can ring `bell`. Returns true if the state is BELL
+ * with that bell and that head: whatever is published from here on rings it. False: nothing is changed, or the state is
+ * NATIVE; look again, or sleep with fl_rx_native. [any thread]
+ */
+bool fl_rx_bell(struct fl_rx *rx, uint64_t head, uint64_t bell);
+
+/* Can the sender ring this one? [any thread] */
+static inline bool fl_rx_bell_agreed(const struct fl_rx *rx, uint64_t bell) {
+  return atomic_load_explicit(&rx->lane->bell_known, memory_order_relaxed) == bell;
+}
+
+/* Tells the sender which bell to get. True if it asks for exactly that one. [any thread] */
+bool fl_rx_bell_offer(struct fl_rx *rx, uint64_t bell);
 
 /* To NATIVE whatever the ring holds. What it holds stays readable, and comes before later kernel bytes. [any thread] */
 void fl_rx_native_always(struct fl_rx *rx);

@@ -29,6 +29,16 @@
 #define PINS 0 /* times that the connection is forced NATIVE and let go again */
 #endif
 
+/*
+ * BELLS: times that the sender may learn another bell; not defined: there are no bells. Each receiving thread sleeps with
+ * a bell of its own, or with one that both share (ONE_SET: level-triggered in one epoll set).
+ */
+#ifdef ONE_SET
+#define BELL_OF(id) 1
+#else
+#define BELL_OF(id) id
+#endif
+
 /* STALE_SENT: kernel_sent's load of ktx and its store are two steps (matters with two senders only). */
 
 #define TOTAL (Q1 + Q2)
@@ -36,6 +46,7 @@
 
 #define NATIVE 0
 #define WATCHING 1
+#define BELL 2
 
 /* ---- the kernel lane ---- */
 chan kq = [KCAP] of { byte };
@@ -51,11 +62,21 @@ byte kdeq;    /* bytes that left the kernel lane: the kernel's own counter (TCP_
 
 /* ---- shared memory ---- */
 byte w_head;
-bit w_state = NATIVE; /* one word: every step reads and writes the two together */
+byte w_state = NATIVE; /* one word: every step reads and writes the two together */
 byte ring[RCAP];
 byte x_pos[ECAP], x_koff[ECAP];
 byte s_xhead, s_xtail, s_tail;
 byte s_ksent; /* kernel_sent */
+#ifdef BELLS
+byte s_known;  /* bell_known: the bell that the sender can ring, 0 none */
+byte s_wanted; /* bell: the one that the receiver would like to sleep with */
+bool rung[3];  /* the bells; edge-triggered: a ring is kept until somebody wakes by it */
+byte belled[3]; /* threads that sleep with it */
+#define CAN_RING (s_known != 0)
+#define PUBLISHABLE (w_state == WATCHING || (w_state == BELL && CAN_RING))
+#else
+#define PUBLISHABLE (w_state == WATCHING)
+#endif
 
 /* ---- the sending process ---- */
 bit tx_lock;
@@ -114,7 +135,7 @@ inline reserve(want)
 {
   len_ = 0;
   if
-  :: w_state == WATCHING ->
+  :: PUBLISHABLE ->
     /* tx_free: the tail is fetched only when more is wanted than is known to be free */
     if
     :: RCAP - (t_head - t_tail) < want -> t_tail = s_tail
@@ -141,10 +162,28 @@ inline reserve(want)
 proctype Sender(byte quota)
 {
   byte len_; /* bytes reserved in the ring */
+#ifdef BELLS
+  byte due; /* the bell that has to be rung */
+  byte learns = BELLS;
+#endif
 
   {
     do
     :: atomic { quota == 0 || rx_gone -> break } /* rx_gone: a native send fails, or poll finds RDHUP or HUP */
+#ifdef BELLS
+    /* fl_bell_learn: takes the old one away before it looks */
+    :: atomic { quota > 0 && !tx_lock && learns > 0 && s_wanted != s_known -> tx_lock = 1; learns--; due = s_known; s_known = 0 };
+#ifdef MUT_LEARN_WITHOUT_LOOK
+      atomic { s_known = s_wanted; due = 0; tx_lock = 0 }
+#else
+      atomic {
+        if
+        :: w_state == BELL -> s_known = due
+        :: else -> s_known = s_wanted
+        fi;
+        due = 0; tx_lock = 0 }
+#endif
+#endif
     :: atomic { quota > 0 && !tx_lock ->
         tx_lock = 1;
         if
@@ -201,21 +240,39 @@ proctype Sender(byte quota)
         atomic {
 #ifndef MUT_PUBLISH_WITHOUT_CAS
           if
-          :: w_state == WATCHING ->
+          :: PUBLISHABLE ->
 #endif
+#ifdef BELLS
+            due = (w_state == BELL -> s_known : 0);
+#endif
+            w_state = WATCHING;
             w_head = w_head + len_;
             t_head = t_head + len_;
             t_pending = false;
             sequence = sequence + len_;
             quota = quota - len_;
             len_ = 0;
+#if defined(BELLS) && !defined(MUT_RING_FORGOTTEN)
+            if
+            :: due == 0 -> tx_lock = 0; goto next
+            :: else
+            fi
+#else
             tx_lock = 0;
             goto next
+#endif
 #ifndef MUT_PUBLISH_WITHOUT_CAS
           :: else -> len_ = 0 /* nothing was published: the same bytes go over the kernel lane */
           fi
 #endif
         }
+#ifdef BELLS
+        ;
+        if
+        :: atomic { due != 0 -> rung[due] = true; due = 0; tx_lock = 0 }; goto next
+        :: due == 0
+        fi
+#endif
       :: else
       fi;
 
@@ -323,10 +380,19 @@ inline publish_tail()
   fi
 }
 
+#ifdef BELLS
+/* Threads sleep, all of them with the same bell, and the sender can ring it. */
+#define ALL_BELLED(x) (sleepers == belled[x] && belled[x] > 0 && s_known == x)
+#endif
+
 /* fl_rx_watch, by policy; and the lock is let go */
 inline maybe_watch()
 {
   if
+#ifdef BELLS
+  /* fl_epoll_watch with threads asleep: WATCHING for a moment, then BELL; bytes that came in between ring for themselves */
+  :: !pinned && ALL_BELLED(BELL_OF(id)) -> w_state = WATCHING; again = 1; rx_lock = id
+#endif
 #ifdef MUT_WATCH_WITH_SLEEPER
   :: !pinned -> w_state = WATCHING
 #else
@@ -338,8 +404,42 @@ inline maybe_watch()
 #endif
   :: true
   fi;
+#ifdef BELLS
+  if
+  :: again == 0 -> rx_lock = 0
+  :: else
+  fi
+#else
+  rx_lock = 0
+#endif
+}
+
+#ifdef BELLS
+/*
+ * Threads sleep with the bell, and the lane must not be left WATCHING: the second half of fl_epoll_watch (again = 1,
+ * tail0 is the reader's position), and hand_over (again = 2, tail0 is a head read before; level-triggered, so bytes that
+ * are not read are news).
+ */
+inline rest_again()
+{
+  if
+  :: w_state == WATCHING && w_head == tail0 -> w_state = (s_known == BELL_OF(id) -> BELL : NATIVE);
+    if
+    :: tail0 != r_tail -> rung[BELL_OF(id)] = true
+    :: else
+    fi
+  :: w_state == WATCHING && w_head != tail0 -> rung[BELL_OF(id)] = true
+  :: w_state != WATCHING ->
+    if
+    :: again == 2 && w_head != r_tail -> rung[BELL_OF(id)] = true
+    :: else
+    fi
+  fi;
+  again = 0;
+  tail0 = 0;
   rx_lock = 0
 }
+#endif
 
 #define NEED (r_koff - (KRX))
 #define AVAILABLE ((r_next < r_seen -> r_next : r_seen) - r_tail)
@@ -350,6 +450,9 @@ inline maybe_watch()
 proctype Receiver(byte id)
 {
   byte got, tail0, krx0;
+#ifdef BELLS
+  byte again;
+#endif
 #ifdef MUT_PIN_WITHOUT_LOCK
   bool may_watch;
 #endif
@@ -460,6 +563,40 @@ proctype Receiver(byte id)
 #endif
         fi
 
+#ifdef BELLS
+      /* EMPTY, a sleep with the bell: fl_bell_rest */
+      :: atomic { r_seen == r_tail && (w_state == WATCHING || w_state == BELL) ->
+          s_wanted = BELL_OF(id);
+          if
+          :: s_known == BELL_OF(id) -> sleepers++; belled[BELL_OF(id)]++
+          :: else -> rx_lock = 0; goto next
+          fi };
+        atomic {
+          if
+          :: w_head == r_tail && (w_state == WATCHING || w_state == BELL) -> w_state = BELL
+          :: else -> sleepers--; belled[BELL_OF(id)]--; rx_lock = 0; goto next
+          fi };
+#ifdef MUT_BELL_NOT_RECHECKED
+        atomic { publish_tail(); rx_lock = 0 };
+#else
+        atomic {
+          if
+          :: s_known == BELL_OF(id) -> publish_tail(); rx_lock = 0
+          :: else -> w_state = NATIVE; sleepers--; belled[BELL_OF(id)]--; rx_lock = 0; goto next
+          fi };
+#endif
+        (READABLE || KERNEL_EOF || rung[BELL_OF(id)]);
+        rung[BELL_OF(id)] = false;
+        atomic { RX_FREE ->
+          sleepers--; belled[BELL_OF(id)]--;
+#ifndef MUT_NO_HAND_OVER
+          if
+          :: belled[BELL_OF(id)] > 0 -> rx_lock = id; again = 2; tail0 = w_head
+          :: else
+          fi
+#endif
+        }
+#endif
       :: atomic { r_seen == r_tail -> /* EMPTY: fl_rx_native(tail) */
 #ifdef MUT_UNBOUNDED_WHILE_WATCHING
           skip
@@ -493,7 +630,15 @@ proctype Receiver(byte id)
           fi
       fi;
 next:
+#ifdef BELLS
+      if
+      :: atomic { again == 1 && tail0 == 0 -> tail0 = r_tail; rest_again() }
+      :: atomic { again == 2 -> rest_again() }
+      :: again == 0
+      fi
+#else
       skip
+#endif
     od;
 end:
     assert(rst || delivered == sequence); /* an orderly end comes after every byte that was sent */

@@ -4,8 +4,8 @@
  *
  *   closes ROUNDS
  *
- * When both close it, one of them does, and the other one is told that there is none. Any other use succeeds or is told that
- * there is none.
+ * When both close it, one of them does, and the other one is told that there is none. Any other use succeeds or is told
+ * that there is none.
  */
 #include <poll.h>
 #include <pthread.h>

@@ -19,7 +19,8 @@
 
 TestSuite(host_attacks, .timeout = 60);
 
-/* A daemon, a connection whose true ends are served at the beginning and at the end, and what the daemon held at first. */
+/* A daemon, a connection whose true ends are served at the beginning and at the end, and what the daemon held at first.
+ */
 struct scene {
   struct daemon_run r;
   struct ends e;

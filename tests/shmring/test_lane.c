@@ -407,3 +407,70 @@ Test(lane, nothing_is_asked_for_if_all_was_read) {
   cr_assert_eq(fl_rx_state(rx), FL_NATIVE);
   cr_assert_not(fl_tx_asked(tx));
 }
+
+/* ---- bells ---- */
+
+Test(lane, only_an_agreed_bell_can_be_slept_with) {
+  cr_assert_not(fl_rx_bell(rx, 0, 7));
+  cr_assert_eq(fl_rx_state(rx), FL_WATCHING);
+  cr_assert_not(fl_rx_bell_offer(rx, 7));
+  cr_assert_eq(fl_tx_bell_wanted(tx), 7);
+  fl_tx_bell_ask(tx, 7);
+  cr_assert(fl_rx_bell_offer(rx, 7));
+  cr_assert(fl_tx_bell_learn(tx, 7));
+  cr_assert_not(fl_rx_bell(rx, 0, 8));
+  cr_assert(fl_rx_bell(rx, 0, 7));
+  cr_assert_eq(fl_rx_state(rx), FL_BELL);
+  cr_assert(fl_rx_bell(rx, 0, 7), "it rests there already");
+}
+
+Test(lane, a_sleeper_with_a_bell_is_rung_once) {
+  cr_assert(fl_tx_bell_learn(tx, 7));
+  cr_assert(fl_rx_bell(rx, 0, 7));
+  cr_assert_eq(push(tx, "ab", 2, 0, &done), FL_TX_BELL);
+  cr_assert_eq(done, 0);
+  cr_assert_eq(fl_tx_space(tx), FL_TX_BELL);
+  tx->may_ring = true;
+  cr_assert_eq(push(tx, "ab", 2, 0, &done), FL_TX_OK);
+  cr_assert(tx->ring_due);
+  cr_assert_eq(fl_rx_state(rx), FL_WATCHING);
+  tx->ring_due = false;
+  cr_assert_eq(push(tx, "c", 1, 0, &done), FL_TX_OK);
+  cr_assert_not(tx->ring_due);
+  expect_bytes((const unsigned char *)"abc", 3, 0);
+}
+
+Test(lane, no_rest_beside_bytes_that_nobody_knows_of) {
+  cr_assert(fl_tx_bell_learn(tx, 7));
+  cr_assert_eq(push(tx, "a", 1, 0, &done), FL_TX_OK);
+  cr_assert_not(fl_rx_bell(rx, 0, 7));
+  cr_assert_eq(fl_rx_state(rx), FL_WATCHING);
+  cr_assert(fl_rx_bell(rx, 1, 7), "reported, though not read");
+  tx->may_ring = true;
+  cr_assert_eq(push(tx, "b", 1, 0, &done), FL_TX_OK);
+  cr_assert(tx->ring_due);
+  expect_bytes((const unsigned char *)"ab", 2, 0);
+}
+
+Test(lane, a_bell_is_not_forgotten_while_somebody_sleeps_with_it) {
+  cr_assert(fl_tx_bell_learn(tx, 7));
+  cr_assert(fl_rx_bell(rx, 0, 7));
+  cr_assert_not(fl_tx_bell_learn(tx, 8));
+  cr_assert_eq(fl_tx_bell_known(tx), 7);
+  cr_assert(fl_rx_native(rx, 0));
+  cr_assert(fl_tx_bell_learn(tx, 8));
+  fl_rx_watch(rx);
+  cr_assert_not(fl_rx_bell(rx, 0, 7));
+  cr_assert(fl_rx_bell(rx, 0, 8));
+}
+
+Test(lane, from_native_nobody_goes_to_the_bell) {
+  cr_assert(fl_tx_bell_learn(tx, 7));
+  cr_assert(fl_rx_native(rx, 0));
+  cr_assert_not(fl_rx_bell(rx, 0, 7));
+  cr_assert_eq(fl_rx_state(rx), FL_NATIVE);
+  fl_rx_watch(rx);
+  cr_assert(fl_rx_bell(rx, 0, 7));
+  fl_rx_watch(rx);
+  cr_assert_eq(fl_rx_state(rx), FL_WATCHING);
+}

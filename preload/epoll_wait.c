@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload/epoll_wait.c - waiting in an epoll set: the rings of its hot items first, then a spin, then a sleep in the
+ * kernel, with a bell where there is one.
+ *
+ * While threads sleep in a set the lanes of its hot items are in BELL or NATIVE, never WATCHING, but for those that
+ * rang: these are the business of the thread that is waking up.
+ */
+#include <errno.h>
+
+#include "arena_alloc.h"
+#include "epoll_set.h"
+#include "io.h"
+#include "options.h"
+#include "real.h"
+#include "registry/sys.h"
+#include "shmring/fault.h"
+#include "signals.h"
+
+#define KERNEL_ROUNDS 16u      /* while rings are busy, the kernel is asked at least every so many calls, */
+#define KERNEL_EVERY_NS 20000u /* and at least this often */
+#define NAP_NS 1000000u
+#define FORKED_NAP_NS 50000000u /* with a bell in a set that a child has too */
+#define QUIET_WAKES 2u          /* a NATIVE item whose ring was quiet for so many sleeps leaves the hot list, */
+#define QUIET_NS 100000000u     /* and any other after so long */
+
+/* Leaves the hot list, as NATIVE; stays if something has just been published. Set locked. */
+static void retire(struct fl_item *it) {
+  if (fl_send_unread(it->conn))
+    return; /* it may want it back: see all_asleep */
+  if (!fl_conn_mapped(it->conn) || fl_rx_state(&it->conn->rx) == FL_NATIVE ||
+      fl_rx_native(&it->conn->rx, fl_item_known(it)))
+    fl_item_cool(it);
+}
+
+/* One item at a time is asked whether it was busy lately, so that the list, and what it costs to look through it,
+ * follows the traffic. Set locked. */
+static void sweep(struct fl_epoll *s, uint64_t now) {
+  uint32_t hot = atomic_load_explicit(&s->nhot, memory_order_relaxed);
+  struct fl_item *it = s->hot[s->rounds % hot];
+
+  if (now - it->active_at > fl_ns_to_ticks(QUIET_NS))
+    retire(it);
+}
+
+/* Events of the rings, at most max. Set locked. */
+static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_event *events, int max) {
+  int n = 0;
+  uint32_t hot = atomic_load_explicit(&s->nhot, memory_order_relaxed);
+
+  for (uint32_t i = 0; i < hot && n < max; i++) {
+    /* begin where the last call ended, so that busy ones do not starve the rest */
+    struct fl_item *it = s->hot[(i + s->turn) % hot];
+    if (!fl_item_wants_in(it) || !fl_rx_ready(it->conn, it->events & EPOLLET ? &it->seen : NULL))
+      continue;
+    uint32_t mask = it->events & (EPOLLIN | EPOLLRDNORM);
+    if ((it->events & EPOLLET) && (it->events & EPOLLOUT) &&
+        !atomic_load_explicit(&it->conn->tx_busy, memory_order_relaxed))
+      mask |= EPOLLOUT; /* an edge reports all that is ready; the kernel's part is merged where it was asked */
+    FL_FAULT(epoll_found);
+    it->active = s->wakes;
+    it->active_at = now;
+    events[n++] = (struct epoll_event){.events = mask, .data = it->data};
+    if (FL_UNLIKELY(it->events & EPOLLONESHOT)) {
+      /* reported once: disarmed here and in the kernel until EPOLL_CTL_MOD */
+      it->events &= EPOLLONESHOT | EPOLLET;
+      struct epoll_event off = {.events = it->events, .data = it->data};
+      fl_syscall6(__NR_epoll_ctl, epfd, EPOLL_CTL_MOD, it->fd, (long)&off, 0, 0);
+    }
+  }
+  if (n == max && hot)
+    s->turn = (s->turn + (uint32_t)n) % hot;
+  return n;
+}
+
+/* Takes the set's own bell out of n events. Returns how many are left. */
+static int strip(struct fl_epoll *s, struct epoll_event *events, int n, bool *rang) {
+  for (int i = 0; i < n; i++)
+    if (events[i].data.ptr == &s->bell) {
+      *rang = true;
+      events[i] = events[--n];
+      break;
+    }
+  return n;
+}
+
+/* Adds `count` events to n others; one event per descriptor. */
+static int unite(struct epoll_event *events, int n, const struct epoll_event *more, int count) {
+  int before = n;
+
+  for (int i = 0; i < count; i++) {
+    int at = 0;
+    while (at < before && events[at].data.u64 != more[i].data.u64)
+      at++;
+    if (at < before)
+      events[at].events |= more[i].events;
+    else
+      events[n++] = more[i];
+  }
+  return n;
+}
+
+/* The kernel's events now. Its bell, if it was rung, is for a thread that sleeps, if there is one. */
+static int look(struct fl_epoll *s, int epfd, struct epoll_event *events, int max) {
+  bool rang = false;
+  long k = fl_syscall6(__NR_epoll_pwait, epfd, (long)events, max, 0, 0, 8);
+
+  if (k <= 0)
+    return 0;
+  int n = strip(s, events, (int)k, &rang);
+  if (rang && atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
+    fl_bell_own(&s->bell);
+  return n;
+}
+
+/* Adds the kernel's events behind n of ours. */
+static int merge(struct fl_epoll *s, int epfd, struct epoll_event *events, int n, int max) {
+  struct epoll_event more[64];
+  int room = max - n < 64 ? max - n : 64;
+
+  return room == 0 ? n : unite(events, n, more, look(s, epfd, more, room));
+}
+
+static bool any_hot(struct fl_epoll *s) {
+  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++) {
+    struct fl_item *it = s->hot[i];
+    if (!fl_conn_mapped(it->conn))
+      continue; /* a signal handler closed it */
+    if (fl_item_wants_in(it) && fl_rx_head(&it->conn->rx) != fl_item_known(it))
+      return true;
+  }
+  return false;
+}
+
+/* Does some hot peer say that bytes are, or will be, on the kernel lane? Then the kernel is asked before anything else.
+ */
+static bool kernel_busy(struct fl_epoll *s) {
+  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
+    if (fl_conn_mapped(s->hot[i]->conn) && !fl_rx_quiet(s->hot[i]->conn))
+      return true;
+  return false;
+}
+
+/* A CPU of some hot peer: -1 if one of them is on another CPU or not known, else ours. */
+static int peers_cpu(struct fl_epoll *s) {
+  int here = fl_cpu();
+
+  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++) {
+    struct fl_rx *rx = &s->hot[i]->conn->rx;
+    if (!fl_conn_mapped(s->hot[i]->conn) || fl_rx_peer_cpu(rx) != here)
+      return -1;
+  }
+  return here;
+}
+
+enum spun { SPUN_RING, SPUN_KERNEL, SPUN_NOTHING, SPUN_SIGNAL };
+
+/* Waits a little with the set locked (the hot list must hold still; who else wants it waits as long). */
+static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signals, struct epoll_event *events, int max,
+                      int *n) {
+  struct fl_wait w;
+  enum spun r = SPUN_NOTHING;
+
+  bool watching = false;
+  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++) {
+    struct fl_conn *c = s->hot[i]->conn;
+    if (!fl_conn_mapped(c))
+      continue;
+    fl_rx_at_cpu(&c->rx, fl_cpu());
+    watching |= fl_rx_state(&c->rx) == FL_WATCHING;
+  }
+  if (!watching)
+    return SPUN_NOTHING;
+  if (kernel_busy(s) && (*n = merge(s, epfd, events, 0, max)) > 0)
+    return SPUN_KERNEL;
+  FL_FAULT(epoll_spin);
+  fl_wait_begin(&w, &s->hist, peers_cpu(s), ns);
+  for (;;) {
+    if (any_hot(s)) {
+      r = SPUN_RING;
+      break;
+    }
+    if (fl_signals_any() != signals) {
+      r = SPUN_SIGNAL;
+      break;
+    }
+    enum fl_wait_verdict v = fl_wait_step(&w);
+    if (v == FL_WAIT_SLEEP)
+      break;
+    if (v == FL_WAIT_KERNEL && (*n = merge(s, epfd, events, 0, max)) > 0) {
+      r = SPUN_KERNEL;
+      break;
+    }
+  }
+  fl_wait_end(&w, r == SPUN_RING || r == SPUN_KERNEL);
+  return r;
+}
+
+enum sleep { SLEEP_LONG, SLEEP_BELL, SLEEP_UNREAD, SLEEP_SHORT, SLEEP_NOT };
+
+/*
+ * Turns every hot item BELL, or NATIVE, before a sleep. Not to sleep: one has news. To sleep for a short time only: the
+ * ring bytes of one come after kernel bytes that are still on their way. Those wake this thread, but another one may
+ * take them; or (UNREAD) the other end of one may want back what it has not read (fl_send_unread). Set locked.
+ */
+static enum sleep all_asleep(struct fl_epoll *s) {
+  const struct fl_bell *bell = atomic_load_explicit(&s->nhot, memory_order_relaxed) ? fl_set_bell(s) : NULL;
+  enum sleep r = SLEEP_LONG;
+
+  for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
+    struct fl_item *it = s->hot[i - 1];
+    struct fl_rx *rx = &it->conn->rx;
+    if (FL_UNLIKELY(fl_send_unread(it->conn))) {
+      fl_send_back_if_asked(it->conn, it->fd);
+      r = r < SLEEP_UNREAD ? SLEEP_UNREAD : r;
+    }
+    if (!fl_item_wants_in(it) || !fl_conn_mapped(it->conn))
+      continue; /* nobody waits for its bytes */
+    if (bell && fl_bell_rest(it->conn, fl_item_known(it), bell)) {
+      r = r == SLEEP_LONG ? SLEEP_BELL : r;
+      continue;
+    }
+    if (fl_rx_native(rx, fl_item_known(it)))
+      continue;
+    uint64_t seen = it->seen;
+    if (fl_rx_ready(it->conn, it->events & EPOLLET ? &seen : NULL))
+      return SLEEP_NOT; /* it->seen is left alone: the event is yet to be reported */
+    it->seen = seen;
+    if (!fl_rx_native(rx, fl_item_known(it)))
+      r = SLEEP_SHORT;
+  }
+  return r;
+}
+
+/*
+ * This thread leaves with events while others sleep in the set. What comes from now on must wake one of them; and so
+ * must what is there and not read, or not reported, as it would in the kernel. Set locked.
+ */
+static void hand_over(struct fl_epoll *s) {
+  const struct fl_bell *bell;
+  bool news = false;
+
+  if (FL_LIKELY(atomic_load_explicit(&s->sleepers, memory_order_relaxed) == 0))
+    return;
+  bell = fl_set_bell(s);
+  FL_FAULT(epoll_hand_over);
+  for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
+    struct fl_item *it = s->hot[i - 1];
+    struct fl_rx *rx = &it->conn->rx;
+    if (!fl_item_wants_in(it) || !fl_conn_mapped(it->conn))
+      continue;
+    uint64_t head = fl_rx_head(rx);
+    news |= head != fl_item_known(it);
+    if (fl_rx_state(rx) == FL_WATCHING && !(bell && fl_bell_rest(it->conn, head, bell)) && !fl_rx_native(rx, head))
+      news = true;
+  }
+  if (news && bell)
+    fl_bell_own(bell);
+}
+
+static uint64_t left_ns(const struct timespec *timeout, uint64_t begin) {
+  if (!timeout)
+    return UINT64_MAX;
+  uint64_t all = (uint64_t)timeout->tv_sec > 1u << 30
+                     ? UINT64_MAX / 4
+                     : (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec;
+  uint64_t gone = begin ? fl_ticks_to_ns(fl_now() - begin) : 0;
+  return gone < all ? all - gone : 0;
+}
+
+static int wait_native(int epfd, struct epoll_event *events, int max, uint64_t ns, const sigset_t *mask) {
+  int ms = ns == UINT64_MAX ? -1 : ns / 1000000 >= INT_MAX ? INT_MAX : (int)((ns + 999999) / 1000000);
+
+  if (ns != UINT64_MAX && ns % 1000000 && ns < 100000000 && fl_real.epoll_pwait2) {
+    struct timespec ts = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+    return REAL(epoll_pwait2)(epfd, events, max, &ts, mask);
+  }
+  return mask ? REAL(epoll_pwait)(epfd, events, max, ms, mask) : REAL(epoll_wait)(epfd, events, max, ms);
+}
+
+/*
+ * This thread is awake and will be back: the connections that were busy before it slept, and are NATIVE, watch their
+ * rings again at once, instead of each after a message through the kernel. Those in BELL stay there until they ring.
+ * Those that were quiet for some sleeps leave the list. Set locked.
+ */
+static void rewatch(struct fl_epoll *s) {
+  FL_FAULT(epoll_rewatch);
+  s->wakes++;
+  for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
+    struct fl_item *it = s->hot[i - 1];
+    struct fl_conn *c = it->conn;
+    struct fl_local *l = fl_local_of(c);
+    int32_t none = 0;
+    enum fl_state state = fl_rx_state(&c->rx);
+    if (state == FL_WATCHING)
+      continue;
+    if (state == FL_NATIVE && s->wakes - it->active > QUIET_WAKES && !fl_send_unread(c)) {
+      fl_item_cool(it);
+      continue;
+    }
+    if (state == FL_BELL || atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0 ||
+        (it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) || atomic_load_explicit(&s->native, memory_order_relaxed) ||
+        /* acquire: pairs with fl_unlock */
+        !atomic_compare_exchange_strong_explicit(&c->rx_lock, &none, fl_tid(), memory_order_acquire,
+                                                 memory_order_relaxed))
+      continue;
+    if (fl_lock(&l->reg_lock) == FL_LOCKED) {
+      /* only with one registration: the locks of other sets are not held here */
+      if (l->items == it && !it->next && fl_conn_usable(c) && !c->rx.broken &&
+          atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst) == 0)
+        fl_conn_watch_now(c);
+      fl_unlock(&l->reg_lock);
+    }
+    fl_unlock(&c->rx_lock);
+  }
+}
+
+struct sleeping {
+  struct fl_epoll *set;
+  int epfd;
+  struct epoll_event *events;
+  int n;
+  bool rang;
+};
+
+/* Also on cancellation. */
+static void wake(struct sleeping *z) {
+  int saved = errno;
+
+  z->n = strip(z->set, z->events, z->n, &z->rang);
+  if (fl_lock(&z->set->lock) == FL_LOCKED) {
+    atomic_fetch_sub_explicit(&z->set->sleepers, 1, memory_order_relaxed);
+    if (FL_UNLIKELY(z->set->kicked))
+      fl_set_unkick(z->set, z->epfd, z->events, z->n > 0 ? z->n : 0);
+    if (z->n > 0 || z->rang)
+      rewatch(z->set);
+    fl_unlock(&z->set->lock);
+  }
+  errno = saved;
+}
+
+static void wake_at(struct sleeping **z) { wake(*z); }
+
+/* Set locked on entry, released on return. */
+static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, uint64_t ns,
+                        const sigset_t *mask, bool *rang) {
+  fl_unlock(&s->lock);
+  struct sleeping z = {s, epfd, events, 0, false};
+  {
+    struct sleeping *woken __attribute__((cleanup(wake_at))) = &z;
+    FL_FAULT(epoll_sleep);
+    woken->n = wait_native(epfd, events, max, ns, mask);
+    FL_FAULT(epoll_woken);
+  }
+  *rang = z.rang;
+  return z.n;
+}
+
+/* Ring events behind n of the kernel's, which were taken from it and have to be reported. Set locked. */
+static int add_rings(struct fl_epoll *s, int epfd, struct epoll_event *events, int n, int max) {
+  struct epoll_event more[64];
+  int room = max - n < 64 ? max - n : 64;
+
+  return room == 0 ? n : unite(events, n, more, collect(s, epfd, fl_now(), more, room));
+}
+
+static int interrupted(struct fl_epoll *s) {
+  fl_unlock(&s->lock);
+  errno = EINTR;
+  return -1;
+}
+
+/* The end of a wait with n events, at least one. Set locked on entry, released on return. */
+static int leave_with(struct fl_epoll *s, int n) {
+  hand_over(s);
+  fl_unlock(&s->lock);
+  return n;
+}
+
+int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
+                  const sigset_t *mask) {
+  uint64_t begin = timeout && (timeout->tv_sec || timeout->tv_nsec) ? fl_now() : 0;
+  bool spun = mask != NULL;
+  uint32_t signals =
+      fl_signals_any(); /* a handler that runs from here on interrupts the wait, as it would in the kernel */
+  int n = 0;
+  unsigned naps = 0;
+
+  fl_process_check();
+  if (FL_UNLIKELY(s->pid != fl_pid()))
+    fl_arena_share_sets(); /* this thread may take the events of the other process's bell: see fl_set_bell */
+  if (max <= 0 || fl_lock(&s->lock) != FL_LOCKED)
+    return wait_native(epfd, events, max, left_ns(timeout, 0), mask);
+  for (;;) {
+    if (FL_UNLIKELY(fl_epoll_of(epfd) != s)) {
+      fl_unlock(&s->lock);
+      return wait_native(epfd, events, max, left_ns(timeout, begin), mask);
+    }
+    if (atomic_load_explicit(&s->nhot, memory_order_relaxed)) {
+      /* busy rings must not starve the rest: now and then the kernel is asked too, and there is room for what it says
+       */
+      uint64_t now = fl_now();
+      bool ask = ++s->rounds % KERNEL_ROUNDS == 0 || now - s->kernel_at > fl_ns_to_ticks(KERNEL_EVERY_NS);
+      int room = ask && max > 1 ? max - (max + 3) / 4 : max;
+      if (ask) {
+        s->kernel_at = now;
+        if (max == 1 && (n = merge(s, epfd, events, 0, 1)) > 0)
+          return leave_with(s, n);
+      }
+      n = collect(s, epfd, now, events, room);
+      sweep(s, now);
+      if (n)
+        return leave_with(s, ask ? merge(s, epfd, events, n, max) : n);
+      uint64_t ns = left_ns(timeout, begin);
+      if (!spun && ns) {
+        uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
+        spun = true;
+        switch (spin(s, epfd, ns < budget ? ns : budget, signals, events, max, &n)) {
+        case SPUN_RING: continue;
+        case SPUN_KERNEL: return leave_with(s, n);
+        case SPUN_SIGNAL: return interrupted(s);
+        case SPUN_NOTHING: break;
+        }
+      }
+    }
+    if (timeout && begin == 0) { /* a look, not a wait: nobody sleeps */
+      fl_unlock(&s->lock);
+      bool rang = false;
+      n = strip(s, events, wait_native(epfd, events, max, 0, mask), &rang);
+      if (rang && atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
+        fl_bell_own(&s->bell); /* it was meant for a thread that sleeps */
+      return n;
+    }
+    /* relaxed: changed and read under the lock (fl_epoll_watch) */
+    atomic_fetch_add_explicit(&s->sleepers, 1, memory_order_relaxed);
+    FL_FAULT(epoll_sleeper);
+    enum sleep how = all_asleep(s);
+    FL_FAULT(epoll_all_asleep);
+    if (how == SLEEP_NOT) {
+      atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
+      continue;
+    }
+    uint64_t ns = left_ns(timeout, begin);
+    uint64_t longest = how == SLEEP_SHORT ? NAP_NS : how == SLEEP_UNREAD ? fl_nap_ns(naps++) : UINT64_MAX;
+    if (s->forked && how != SLEEP_LONG && longest > FORKED_NAP_NS)
+      longest = FORKED_NAP_NS;
+    if (FL_UNLIKELY(fl_signals_any() != signals) && !mask) {
+      atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
+      return interrupted(s);
+    }
+    bool rang;
+    n = sleep_native(s, epfd, events, max, ns > longest ? longest : ns, mask, &rang);
+    bool more = n == 0 && (rang || ns > longest);
+    if (!more && !rang)
+      return n;
+    if (fl_lock(&s->lock) != FL_LOCKED) {
+      errno = EINTR; /* this thread's own lock, abandoned by a signal handler: nothing can be said */
+      return n > 0 ? n : -1;
+    }
+    if (n > 0)
+      return leave_with(s, add_rings(s, epfd, events, n, max));
+  }
+}
