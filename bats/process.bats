@@ -9,7 +9,7 @@ setup_file() {
   local name
   need cc
   chmod a+rx "$BATS_FILE_TMPDIR"
-  for name in far forks execs helpers ends hammer closes handover; do
+  for name in far forks execs helpers ends hammer closes handover stdio; do
     cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/$name" "$REPOSITORY/tests/process/$name.c"
   done
 }
@@ -98,6 +98,15 @@ handed_over() {
 @test "unread bytes: the descriptor is passed to a process with the library" { handed_over pass with waits; }
 @test "unread bytes: the descriptor is passed to a process without the library" { handed_over pass without later; }
 @test "unread bytes: the descriptor is passed and kept" { handed_over keep without waits; }
+
+@test "stdio: lines that lie unread before fdopen, and later ones" { same stdio read; }
+@test "stdio: all kinds of output" { same stdio write; }
+@test "stdio: a conversation over two streams stays on the ring" { same_on_rings stdio both; }
+@test "stdio: one stream for both directions" { same stdio update; }
+@test "stdio: what is refused" { same stdio modes; }
+@test "stdio: a nonblocking descriptor" { same stdio nonblock; }
+@test "stdio: exit writes what is buffered" { same stdio exit; }
+@test "stdio: the connection becomes standard input and output" { same stdio inout; }
 
 @test "posix_spawn of a program that does not use the connection" { same_on_rings helpers spawn-idle; }
 @test "posix_spawn: the connection is on TCP while the program lives, on the ring after it" {

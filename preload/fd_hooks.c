@@ -10,6 +10,7 @@
 #include "epoll.h"
 #include "export.h"
 #include "io.h"
+#include "process.h"
 #include "real.h"
 #include "registry/sys.h"
 #include "tramp.h"
@@ -115,7 +116,12 @@ static void duplicate(int old, int new) {
   } else if ((e & FL_TAG_MASK) == FL_TAG_EPOLL) {
     fl_epoll_share(fl_entry_epoll(e), new);
   } else {
-    fl_conn_share(fl_entry_conn(e), new);
+    struct fl_conn *c = fl_entry_conn(e);
+    fl_conn_share(c, new);
+    if (new <= STDERR_FILENO && !fl_tramp_stdio) { /* this process may use it through stdin, stdout or stderr */
+      fl_conn_pin(c, FL_WHY_STDIO);
+      fl_hand_over(c, new);
+    }
   }
   errno = saved;
 }
@@ -170,27 +176,6 @@ FL_EXPORT int close(int fd) {
   return REAL(close)(fd);
 }
 
-/* fclose closes the descriptor without passing through close(). */
-FL_EXPORT int fclose(FILE *f) {
-  int fd = f ? fileno(f) : -1;
-
-  if (fd >= 0 && FL_UNLIKELY(fl_entry(fd) != 0)) {
-    fflush(f);
-    fl_conn_forget(fd, true);
-  }
-  return REAL(fclose)(f);
-}
-
-FL_EXPORT FILE *freopen(const char *restrict path, const char *restrict mode, FILE *restrict f) {
-  int fd = f ? fileno(f) : -1;
-
-  if (fd >= 0 && FL_UNLIKELY(fl_entry(fd) != 0)) {
-    fflush(f);
-    fl_conn_forget(fd, true);
-  }
-  return REAL(freopen)(path, mode, f);
-}
-
 static void forget_range(unsigned first, unsigned last) {
   if (!fl_fds_size)
     return;
@@ -225,55 +210,6 @@ FL_EXPORT void closefrom(int first) {
     drop_private(from, UINT_MAX);
   }
   REAL(closefrom)(first);
-}
-
-/* ---- stdio on a connection: its reads and writes pass through no symbol, and arrive here only with trampolines ----
- */
-
-static void stdio(int fd) {
-  struct fl_conn *c = fl_conn_of(fd);
-
-  if (FL_UNLIKELY(c != NULL) && !fl_tramp_stdio)
-    fl_conn_pin(c, FL_WHY_STDIO);
-}
-
-FL_EXPORT FILE *fdopen(int fd, const char *mode) {
-  struct fl_conn *c = fl_conn_of(fd);
-
-  if (FL_UNLIKELY(c != NULL) &&
-      (!fl_tramp_stdio || strchr(mode, 'c'))) /* 'c': libc reads with an instruction of its own */
-    fl_conn_pin(c, FL_WHY_STDIO);
-  return REAL(fdopen)(fd, mode);
-}
-
-FL_EXPORT int vdprintf(int fd, const char *restrict format, va_list ap) {
-  stdio(fd);
-  return REAL(vdprintf)(fd, format, ap);
-}
-
-FL_EXPORT int dprintf(int fd, const char *restrict format, ...) {
-  va_list ap;
-
-  stdio(fd);
-  va_start(ap, format);
-  int r = REAL(vdprintf)(fd, format, ap);
-  va_end(ap);
-  return r;
-}
-
-FL_EXPORT int __vdprintf_chk(int fd, int flag, const char *restrict format, va_list ap) {
-  stdio(fd);
-  return REAL(__vdprintf_chk)(fd, flag, format, ap);
-}
-
-FL_EXPORT int __dprintf_chk(int fd, int flag, const char *restrict format, ...) {
-  va_list ap;
-
-  stdio(fd);
-  va_start(ap, format);
-  int r = REAL(__vdprintf_chk)(fd, flag, format, ap);
-  va_end(ap);
-  return r;
 }
 
 /* ---- flags and options ---- */
