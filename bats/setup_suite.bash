@@ -14,6 +14,7 @@ setup_suite() {
   root=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
   local library=${FASTLOCAL_TEST_LIBRARY:-$root/build/preload/libfastlocal.so}
   local tool=${FASTLOCAL_TEST_TOOL:-$root/build/tools/fastlocal}
+  local registry=$root/build/registry/fastlocald
   export SCALE=${FASTLOCAL_TEST_SCALE:-1} SHARES=${FASTLOCAL_TEST_SHARES:-assert} REPOSITORY=$root
 
   # What the caller has in the environment is not to reach the programs under test.
@@ -23,7 +24,7 @@ setup_suite() {
   export no_proxy='*' LC_ALL=C.UTF-8
 
   chmod a+x "$BATS_RUN_TMPDIR" "$BATS_SUITE_TMPDIR"
-  export FIXTURES=$BATS_SUITE_TMPDIR/fixtures LIBRARY='' TOOL=''
+  export FIXTURES=$BATS_SUITE_TMPDIR/fixtures LIBRARY='' TOOL='' REGISTRY=''
   cp -r "$BATS_TEST_DIRNAME/fixtures" "$FIXTURES"
   chmod -R a+rX "$FIXTURES"
 
@@ -34,6 +35,10 @@ setup_suite() {
     if [[ -x $tool ]]; then
       TOOL=$BATS_SUITE_TMPDIR/build/tools/fastlocal
       install -D -m 755 "$tool" "$TOOL"
+    fi
+    if [[ -x $registry ]]; then
+      REGISTRY=$BATS_SUITE_TMPDIR/build/registry/fastlocald
+      install -D -m 755 "$registry" "$REGISTRY"
     fi
     echo "# library under test: $library" >&3
   elif [[ $library != none && -n ${FASTLOCAL_TEST_LIBRARY:-} ]]; then

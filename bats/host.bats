@@ -1,0 +1,196 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# Ends in different network namespaces, on a bridge and behind address translation: the host registry pairs each with its
+# true peer, or not at all.
+
+load lib
+load spaces
+
+setup_file() { need jq; }
+
+# SERVER_SPACE CLIENT_SPACE ADDRESS PORT: what the client prints that connects there, and reaches port 5000 of the server
+conversation() {
+  echo_in "$1" 0.0.0.0 5000
+  talk_in "$2" "$3" "$4" 3 "$(scaled 200)" 1000
+  stop "echo-$1"
+}
+
+prepare() {
+  need_spaces
+  need_registry
+  mode both
+  bridge
+  registry "$@"
+}
+
+assert_all_paired() {
+  local processes connections paired _
+  read -r processes connections paired _ < <(lanes python3)
+  ((paired == connections && connections == 6)) || fail "$paired of $connections connections paired"
+}
+
+translate() { inside host iptables -t nat "$@"; }
+
+@test "two containers on a bridge" {
+  prepare
+  same_as_tcp conversation a b 10.77.1.1 5000
+  assert_all_paired
+  leave_spaces
+}
+
+@test "most bytes between two containers go through the rings" {
+  prepare
+  options "${OPTIONS[@]}" FASTLOCAL_SPIN_US=2000
+  conversation a b 10.77.1.1 5000
+  assert_ring_share python3 30
+  leave_spaces
+}
+
+@test "a published port, from outside" {
+  prepare
+  uplink
+  translate -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 10.77.1.1:5000
+  same_as_tcp conversation a d 10.77.2.254 8080
+  assert_all_paired
+  leave_spaces
+}
+
+@test "a published port, from outside, with nftables" {
+  need nft
+  prepare
+  uplink
+  inside host nft -f - <<'END'
+table ip nat {
+  chain prerouting { type nat hook prerouting priority -100; tcp dport 8080 dnat to 10.77.1.1:5000; }
+  chain postrouting { type nat hook postrouting priority 100; ip saddr 10.77.2.0/24 masquerade; }
+}
+END
+  same_as_tcp conversation a d 10.77.2.254 8080
+  assert_all_paired
+  leave_spaces
+}
+
+@test "a published port, from the host itself, by 127.0.0.1" {
+  prepare
+  translate -A OUTPUT -p tcp -d 127.0.0.1 --dport 8080 -j DNAT --to-destination 10.77.1.1:5000
+  translate -A POSTROUTING -s 127.0.0.1 -o br0 -j MASQUERADE
+  same_as_tcp conversation a host 127.0.0.1 8080
+  assert_all_paired
+  leave_spaces
+}
+
+@test "a published port, from another container and from the same one (hairpin)" {
+  prepare
+  inside host sysctl -qw net.bridge.bridge-nf-call-iptables=0 2>/dev/null || true
+  inside host ip link set va type bridge_slave hairpin on
+  translate -A PREROUTING -p tcp -d 10.77.1.254 --dport 8080 -j DNAT --to-destination 10.77.1.1:5000
+  translate -A POSTROUTING -s 10.77.1.0/24 -d 10.77.1.0/24 -j MASQUERADE
+  same_as_tcp conversation a b 10.77.1.254 8080
+  assert_all_paired
+  : >"$STATS"
+  same_as_tcp conversation a a 10.77.1.254 8080
+  assert_all_paired
+  leave_spaces
+}
+
+@test "a container that reaches the outside through masquerade" {
+  prepare
+  uplink
+  translate -A POSTROUTING -s 10.77.1.0/24 -o vd -j MASQUERADE --random-fully
+  same_as_tcp conversation d b 10.77.2.1 5000
+  assert_all_paired
+  leave_spaces
+}
+
+@test "a service address with two servers behind it: each connection with the one that it reached" {
+  prepare
+  translate -A PREROUTING -p tcp -d 10.96.0.1 --dport 80 -m statistic --mode nth --every 2 --packet 0 -j DNAT --to-destination 10.77.1.1:5000
+  translate -A PREROUTING -p tcp -d 10.96.0.1 --dport 80 -j DNAT --to-destination 10.77.1.3:5000
+  echo_in a 0.0.0.0 5000
+  echo_in c 0.0.0.0 5000
+  talk_in b 10.96.0.1 80 6 "$(scaled 100)" 500 >"$T/talk.out"
+  stop echo-a
+  stop echo-c
+  read -r _ connections paired _ < <(lanes python3)
+  ((connections == 12 && paired == 12)) || fail "$paired of $connections connections paired"
+  leave_spaces
+}
+
+@test "a proxy between the ends makes two connections, which are nobody's pair" {
+  need socat
+  prepare
+  in_space host
+  background nobody proxy socat TCP-LISTEN:8080,fork,reuseaddr TCP:10.77.1.1:5000
+  wait_for 10 listening_in host 8080
+  same_as_tcp conversation a b 10.77.1.254 8080
+  assert_unpaired
+  in_space host
+  stop proxy
+  leave_spaces
+}
+
+@test "a peer without the library" {
+  prepare
+  for mode in client server; do
+    mode "$mode"
+    conversation a b 10.77.1.1 5000 >/dev/null
+    assert_unpaired
+  done
+  leave_spaces
+}
+
+@test "another user's process is not paired unless the policy says so" {
+  need_spaces
+  need_registry
+  mode both
+  bridge
+  registry
+  echo_in a 0.0.0.0 5000
+  in_space b
+  AS+=(setpriv --reuid=nobody --clear-groups)
+  client "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 3 100 1000 >"$T/talk.out"
+  stop echo-a
+  assert_unpaired
+  as_self
+  stop registry
+  echo 'rules = ( { action = "allow"; users = [ "root", "nobody" ]; ports = "5000"; } );' >"$T/policy"
+  : >"$STATS"
+  registry --policy "$T/policy"
+  echo_in a 0.0.0.0 5000
+  in_space b
+  AS+=(setpriv --reuid=nobody --clear-groups)
+  client "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 3 100 1000 >"$T/talk.out"
+  stop echo-a
+  assert_all_paired
+  leave_spaces
+}
+
+@test "the registry is killed: connections go on, new ones stay on TCP, and pair again when it is back" {
+  prepare
+  echo_in a 0.0.0.0 5000
+  in_space b
+  client_in_background hold "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 1 60 1000 0.05
+  sleep 0.5
+  as_self
+  kill -KILL "$(pid_of registry)"
+  finish registry || true
+  talk_in b 10.77.1.1 5000 1 30 100 >/dev/null
+  finish hold
+  registry
+  sleep 1.1 # the server's process looks for a registry once in a second
+  talk_in b 10.77.1.1 5000 1 "$(scaled 200)" 100 >/dev/null
+  stop echo-a
+  read -r _ connections paired _ < <(jq -rs '[.[] | select(.connections == 1) | .paired] | "clients 3 \(add)"' "$STATS")
+  ((paired == 2)) || fail "$paired of 3 clients paired"
+  leave_spaces
+}
+
+@test "without a registry nothing is asked, and nothing is lost" {
+  need_spaces
+  mode both
+  bridge
+  options FASTLOCAL_REGISTRY="$T/none/registry.sock"
+  same_as_tcp conversation a b 10.77.1.1 5000
+  assert_unpaired
+  free_spaces
+}
