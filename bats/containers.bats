@@ -28,8 +28,8 @@ prepare() {
 }
 
 assert_all_paired() {
-  local processes connections paired _
-  read -r processes connections paired _ < <(lanes python3)
+  local connections paired _
+  read -r _ connections paired _ < <(lanes python3)
   ((paired == connections && connections == 6)) || fail "$paired of $connections connections paired"
 }
 

@@ -20,12 +20,12 @@ prepare() {
   need_registry
   mode both
   bridge
-  registry "$@"
+  registry
 }
 
 assert_all_paired() {
-  local processes connections paired _
-  read -r processes connections paired _ < <(lanes python3)
+  local connections paired _
+  read -r _ connections paired _ < <(lanes python3)
   ((paired == connections && connections == 6)) || fail "$paired of $connections connections paired"
 }
 
