@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 #include "dispatch.h"
 #include "epoll.h"
@@ -17,6 +18,7 @@
 #include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "trampoline/emit.h"
 #include "trampoline/numbers.h"
 #include "trampoline/tramp.h"
 
@@ -34,7 +36,7 @@ static bool six_fits(long six) {
   return !six || (fl_addr_plausible(pair, 2 * sizeof *pair) && mask_fits(pair[0], pair[1]));
 }
 
-/* Does the call concern us? Otherwise it is made where it stands. */
+/* Does the call, whose first argument is ours if that is what counts, concern us? Otherwise it is made where it stands. */
 static bool concerned(long nr, const long *a) {
   switch (nr) {
   case __NR_connect:
@@ -65,9 +67,9 @@ static bool concerned(long nr, const long *a) {
     return fl_select_concerned((int)a[0], (const fd_set *)a[1], (const fd_set *)a[2], (const fd_set *)a[3]) &&
            (nr != __NR_pselect6 || six_fits(a[5]));
   case __NR_epoll_pwait:
-  case __NR_epoll_pwait2: return known(a[0]) && mask_fits(a[4], a[5]);
+  case __NR_epoll_pwait2: return mask_fits(a[4], a[5]);
   }
-  return fl_class_of(nr) == FL_CLASS_FD && known(a[0]);
+  return fl_class_of(nr) == FL_CLASS_FD;
 }
 
 /* ppoll and pselect6 as the kernel has them write back what is left of the time. */
@@ -203,32 +205,70 @@ static void answering_end(struct answering *s) {
  * That is suspended here: the hooks hold locks, and allow it for their own calls. Any other site is no cancellation
  * point.
  */
-static long answered(long nr, const long *a) {
+static bool answered(struct fl_tramp_call *call) {
   struct answering s __attribute__((cleanup(answering_end))) = {
       .saved = errno, .type = PTHREAD_CANCEL_DEFERRED, .nocancel = fl_raw_nocancel};
+  bool ours;
 
   if (!fl_raw_single())
     pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &s.type);
   fl_raw_nocancel = s.type == PTHREAD_CANCEL_DEFERRED;
-  long r = answer(nr, a);
-  if (r == -1)
-    r = -errno;
+  ours = concerned(call->number, call->arg);
+  if (ours) {
+    long r = answer(call->number, call->arg);
+    call->number = r == -1 ? -errno : r;
+  }
   if (s.type != PTHREAD_CANCEL_DEFERRED)
     pthread_setcanceltype(s.type, NULL);
-  return r;
+  return ours;
+}
+
+/*
+ * Threads that a program made by itself may have no thread pointer, or another one than libc's: then nothing here works, not
+ * even errno. glibc's points to itself, twice. (Without rdfsbase it is read through the pointer, which a thread without one
+ * does not survive; there such programs are on their own.)
+ */
+static bool libc_thread(void) {
+#if defined(__x86_64__)
+  static _Atomic int8_t readable; /* relaxed: every thread finds the same */
+  uintptr_t self, base = 0, again;
+  int8_t can = atomic_load_explicit(&readable, memory_order_relaxed);
+
+  if (!can) {
+    can = getauxval(AT_HWCAP2) & 2 ? 1 : -1;
+    atomic_store_explicit(&readable, can, memory_order_relaxed);
+  }
+  if (can > 0) {
+    __asm__ volatile("rdfsbase %0" : "=r"(base));
+    if (base == 0)
+      return false;
+  }
+  __asm__ volatile("movq %%fs:0, %0\n\tmovq %%fs:16, %1" : "=&r"(self), "=r"(again));
+  return self == again && self != 0 && (can < 0 || self == base);
+#else
+  return true;
+#endif
 }
 
 bool fl_tramp_call(struct fl_tramp_call *call) {
-  if (call->number == __NR_exit_group && fl_fds)
-    fl_process_exit();
-  if (!fl_fds || !concerned(call->number, call->arg))
+  if (!fl_fds || (call->site && (call->site->flags & FL_SITE_CAREFUL) && !libc_thread()))
     return false;
-  call->number = answered(call->number, call->arg);
-  return true;
+  if (call->number == __NR_exit_group)
+    fl_process_exit();
+  switch (fl_class_of(call->number)) {
+  case FL_CLASS_NONE: return false;
+  case FL_CLASS_FD:
+    if (!known(call->arg[0]))
+      return false;
+    break;
+  case FL_CLASS_ANY: break;
+  }
+  return answered(call);
 }
 
+/* From syscall_x86_64.S: syscall() with a number that matters. */
 long fl_syscall_hook(long nr, long a, long b, long c, long d, long e, long f) {
-  struct fl_tramp_call call = {nr, {a, b, c, d, e, f}};
+  struct fl_tramp_call call = {nr, {a, b, c, d, e, f}, NULL};
 
   if (!fl_tramp_call(&call))
     call.number = fl_syscall6(nr, a, b, c, d, e, f);

@@ -94,15 +94,13 @@ static void tell(const struct fl_object *o, const struct fl_site *s, void *arg) 
     r->reads += s->number == __NR_read;
     r->writes += s->number == __NR_write;
     r->closes += s->number == __NR_close;
-    if (fl_options.tramp == FL_TRAMP_AUDIT)
-      fl_log(FL_LOG_INFO, "trampoline: %s+%#lx number %d", r->name, (unsigned long)at, s->number);
-    return;
-  }
-  if (s->number == __NR_write || s->number == __NR_close)
+  } else if (s->number == __NR_write || s->number == __NR_close) {
     r->stdio = false;
+  }
+  /* scripts/audit reads these */
   if (fl_options.tramp == FL_TRAMP_AUDIT && s->refusal != FL_SITE_UNWANTED && s->refusal != FL_SITE_FALSE)
-    fl_log(FL_LOG_INFO, "trampoline: %s+%#lx number %d left alone: %s", r->name, (unsigned long)at, s->number,
-           fl_refusal_text(s->refusal));
+    fl_log(FL_LOG_INFO, "audit: site %#lx %s+%#lx number %d: %s", (unsigned long)fl_site_syscall(o, s), r->name, (unsigned long)at,
+           s->number, fl_refusal_text(s->refusal));
 }
 
 static const char *base_name(const struct fl_object *o) {
@@ -111,6 +109,7 @@ static const char *base_name(const struct fl_object *o) {
   return slash ? slash + 1 : o->path[0] ? o->path : fl_log_program();
 }
 
+/* False: nothing was changed. */
 static bool patch(const struct fl_object *o, bool careful, bool running, uint64_t budget, struct report *report) {
   struct fl_tramp_result result;
   uint64_t begin = fl_now();
@@ -124,13 +123,16 @@ static bool patch(const struct fl_object *o, bool careful, bool running, uint64_
                                .each = tell,
                                .arg = report};
   bool ok = fl_tramp_object(o, &wish, &result);
+  if (fl_options.tramp == FL_TRAMP_AUDIT)
+    fl_log(FL_LOG_INFO, "audit: object %#lx %#lx %s", (unsigned long)o->low, (unsigned long)o->high, report->name);
   if (ok)
     fl_log(FL_LOG_INFO, "trampolines in %s: %u system calls lead here, %u do not, %s, %lu us", report->name,
            result.patched, result.refused, result.cached ? "planned before" : "planned now",
            (unsigned long)(fl_ticks_to_ns(fl_now() - begin) / 1000));
   else
-    fl_log(FL_LOG_INFO, "no trampolines in %s: %s", report->name, result.error);
-  return ok;
+    fl_log(FL_LOG_INFO, "no trampolines in %s, or not all: %s", report->name, result.error);
+  report->stdio &= ok;
+  return ok || result.patched;
 }
 
 /* ---- objects that are loaded later ---- */
@@ -241,6 +243,8 @@ void fl_tramp_start(void) {
   }
   fl_tramp_init();
   note_known_fds();
+  if (mode == FL_TRAMP_AUDIT)
+    fl_log(FL_LOG_INFO, "audit: own %#lx %#lx", (unsigned long)found.self.low, (unsigned long)found.self.high);
   cache = fl_cache_directory(directory, sizeof directory);
   bool running = !fl_raw_single();
   if (start_libc(running)) {

@@ -211,6 +211,7 @@ bool fl_commit(const struct fl_object *o, const struct fl_plan *p, uint32_t *pat
       page += PAGE;
     } while (next_page(o, p, page) == page);
     ok = map_code(first, run, MAP_FIXED, fd, offset) == (long)first;
+    *patched += ok;
     offset += run;
   }
   if (fd >= 0)

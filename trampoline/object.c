@@ -9,6 +9,8 @@
 /* DWARF's pointer encodings, as far as linkers on Linux use them for these tables (LSB core, 10.5). */
 enum { PE_SDATA4 = 0x0b, PE_UDATA4 = 0x03, PE_PCREL = 0x10, PE_DATAREL = 0x30, PE_OMIT = 0xff };
 
+#define NT_GO_BUILD_ID 4 /* cmd/link */
+
 static void notes(struct fl_object *o, const uint8_t *at, size_t size, size_t align) {
   align = align == 8 ? 8 : 4;
   while (size >= sizeof(ElfW(Nhdr))) {
@@ -17,8 +19,9 @@ static void notes(struct fl_object *o, const uint8_t *at, size_t size, size_t al
     size_t all = (head + n->n_descsz + align - 1) & ~(align - 1);
     if (n->n_namesz > size || n->n_descsz > size || head + n->n_descsz > size)
       return;
-    if (n->n_type == NT_GNU_BUILD_ID && n->n_namesz == 4 && memcmp(at + sizeof *n, "GNU", 4) == 0 &&
-        n->n_descsz <= FL_BUILD_ID_MAX) {
+    bool gnu = n->n_type == NT_GNU_BUILD_ID && n->n_namesz == 4 && memcmp(at + sizeof *n, "GNU", 4) == 0;
+    bool go = n->n_type == NT_GO_BUILD_ID && n->n_namesz == 4 && memcmp(at + sizeof *n, "Go\0", 4) == 0;
+    if ((gnu || go) && n->n_descsz <= FL_BUILD_ID_MAX) {
       memcpy(o->build_id, at + head, n->n_descsz);
       o->build_id_len = n->n_descsz;
       return;

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FL_BUILD_ID_MAX 32u
+#define FL_BUILD_ID_MAX 96u /* the GNU linker's has 20 bytes, Go's is a text of 83 */
 
 struct fl_object {
   uintptr_t bias;           /* address in memory minus address in the file */

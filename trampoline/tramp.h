@@ -21,6 +21,7 @@ extern _Atomic uint8_t fl_tramp_fds[65536]; /* emit.h */
 struct fl_tramp_call {
   long number; /* in: which; out: the result, -errno */
   long arg[6];
+  const struct fl_stub_site *site; /* emit.h; NULL: from no stub */
 };
 
 /*
@@ -51,7 +52,7 @@ void fl_tramp_init(void);
  * Patches one object. running: other threads may be in it; then only sites at which one instruction is replaced are
  * taken. careful: see fl_plan_make. may_plan: without a plan in the cache the object is read, for at most budget_ns.
  * each: is told of every system call of the object, or NULL. Not thread safe. True: all that matters is patched, or was
- * refused for a reason; false: nothing was, see ->error.
+ * refused for a reason; false: see ->error, and ->patched, which is 0 if nothing was changed.
  */
 struct fl_tramp_wish {
   bool running, careful, may_plan;
