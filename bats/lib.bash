@@ -93,7 +93,8 @@ as_self() { AS=(); }
 # client|server|nobody: sets SETTINGS to what this end's environment gets in the current mode, as words for `env`.
 settings_of() {
   SETTINGS=()
-  ! has_library "$1" || SETTINGS=("LD_PRELOAD=$LIBRARY" "FASTLOCAL_STATS=$STATS" "${OPTIONS[@]}")
+  # shellcheck disable=SC2206 # words
+  ! has_library "$1" || SETTINGS=("LD_PRELOAD=$LIBRARY" "FASTLOCAL_STATS=$STATS" $COMMON_OPTIONS "${OPTIONS[@]}")
 }
 
 # --- running programs ----------------------------------------------------------------------------------------------

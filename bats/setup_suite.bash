@@ -7,6 +7,7 @@
 #   FASTLOCAL_TEST_LIBRARY  path of libfastlocal.so; "none" for plain TCP; default: the one in build/, if it is there
 #   FASTLOCAL_TEST_TOOL     path of the `fastlocal` command; default: the one in build/, if it is there
 #   FASTLOCAL_TEST_SHARES   "report" prints the rings' share of the bytes instead of demanding it (default "assert")
+#   FASTLOCAL_TEST_OPTIONS  NAME=VALUE..., for all programs that have the library, before those that a test sets itself
 #   FASTLOCAL_TEST_SCALE    multiplies the amount of work of most tests (default 1)
 
 setup_suite() {
@@ -16,6 +17,7 @@ setup_suite() {
   local tool=${FASTLOCAL_TEST_TOOL:-$root/build/tools/fastlocal}
   local registry=$root/build/registry/fastlocald
   export SCALE=${FASTLOCAL_TEST_SCALE:-1} SHARES=${FASTLOCAL_TEST_SHARES:-assert} REPOSITORY=$root
+  export COMMON_OPTIONS=${FASTLOCAL_TEST_OPTIONS:-}
 
   # What the caller has in the environment is not to reach the programs under test.
   unset LD_PRELOAD

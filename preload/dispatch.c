@@ -36,7 +36,8 @@ static bool six_fits(long six) {
   return !six || (fl_addr_plausible(pair, 2 * sizeof *pair) && mask_fits(pair[0], pair[1]));
 }
 
-/* Does the call, whose first argument is ours if that is what counts, concern us? Otherwise it is made where it stands. */
+/* Does the call, whose first argument is ours if that is what counts, concern us? Otherwise it is made where it stands.
+ */
 static bool concerned(long nr, const long *a) {
   switch (nr) {
   case __NR_connect:
@@ -224,9 +225,9 @@ static bool answered(struct fl_tramp_call *call) {
 }
 
 /*
- * Threads that a program made by itself may have no thread pointer, or another one than libc's: then nothing here works, not
- * even errno. glibc's points to itself, twice. (Without rdfsbase it is read through the pointer, which a thread without one
- * does not survive; there such programs are on their own.)
+ * Threads that a program made by itself may have no thread pointer, or another one than libc's: then nothing here
+ * works, not even errno. glibc's points to itself, twice. (Without rdfsbase it is read through the pointer, which a
+ * thread without one does not survive; there such programs are on their own.)
  */
 static bool libc_thread(void) {
 #if defined(__x86_64__)

@@ -99,8 +99,8 @@ static void tell(const struct fl_object *o, const struct fl_site *s, void *arg) 
   }
   /* scripts/audit reads these */
   if (fl_options.tramp == FL_TRAMP_AUDIT && s->refusal != FL_SITE_UNWANTED && s->refusal != FL_SITE_FALSE)
-    fl_log(FL_LOG_INFO, "audit: site %#lx %s+%#lx number %d: %s", (unsigned long)fl_site_syscall(o, s), r->name, (unsigned long)at,
-           s->number, fl_refusal_text(s->refusal));
+    fl_log(FL_LOG_INFO, "audit: site %#lx %s+%#lx number %d: %s", (unsigned long)fl_site_syscall(o, s), r->name,
+           (unsigned long)at, s->number, fl_refusal_text(s->refusal));
 }
 
 static const char *base_name(const struct fl_object *o) {

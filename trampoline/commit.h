@@ -9,7 +9,8 @@
 #include "plan.h"
 
 /* Writes the stubs of all sites that are not refused, and then lets the sites jump there. *patched: how many.
- * False: the system does not allow it; *patched is 0 if nothing was changed, and what was changed is right by itself. */
+ * False: the system does not allow it; *patched is 0 if nothing was changed, and what was changed is right by itself.
+ */
 bool fl_commit(const struct fl_object *o, const struct fl_plan *p, uint32_t *patched);
 
 /* One change of a few bytes within a page. */

@@ -135,7 +135,8 @@ static void judge(struct fl_site *s, const struct fl_object *o, const struct bod
     return;
   }
   s->number = number_at(b, k);
-  s->flags = (uint8_t)((careful || b->vector || f->go ? FL_SITE_VECTOR : 0) | (f->go ? FL_SITE_GO : 0) | (careful ? FL_SITE_CAREFUL : 0));
+  s->flags = (uint8_t)((careful || b->vector || f->go ? FL_SITE_VECTOR : 0) | (f->go ? FL_SITE_GO : 0) |
+                       (careful ? FL_SITE_CAREFUL : 0));
   if (s->number >= 0 && fl_class_of(s->number) == FL_CLASS_NONE)
     s->refusal = FL_SITE_UNWANTED;
   else
@@ -261,7 +262,8 @@ bool fl_plan_fits(const struct fl_plan *p, const struct fl_object *o) {
       continue;
     before = s->at + s->len + 2u;
     if (s->len < JUMP_BYTES || s->ninsns == 0 || s->ninsns > FL_SITE_INSNS || s->bytes[s->len] != 0x0f ||
-        s->bytes[s->len + 1] != 0x05 || s->number >= FL_NUMBERS_END || (s->flags & ~(FL_SITE_VECTOR | FL_SITE_GO | FL_SITE_CAREFUL)))
+        s->bytes[s->len + 1] != 0x05 || s->number >= FL_NUMBERS_END ||
+        (s->flags & ~(FL_SITE_VECTOR | FL_SITE_GO | FL_SITE_CAREFUL)))
       return false;
     for (unsigned k = 0; k < s->ninsns; k++) {
       sum += s->size[k];

@@ -26,9 +26,9 @@ const char *fl_refusal_text(enum fl_refusal why);
 
 enum fl_replay { FL_REPLAY_PLAIN, FL_REPLAY_RIP, FL_REPLAY_JCC };
 
-#define FL_SITE_VECTOR 1u /* the function uses vector registers: they must be as they were */
+#define FL_SITE_VECTOR 1u  /* the function uses vector registers: they must be as they were */
 #define FL_SITE_CAREFUL 4u /* whose threads run it is not known either */
-#define FL_SITE_GO 2u     /* Go's code: nothing may be written below its stack pointer */
+#define FL_SITE_GO 2u      /* Go's code: nothing may be written below its stack pointer */
 
 struct fl_site {
   uint32_t at;     /* first byte overwritten, from the object's text on; of a refused one: the instruction */
