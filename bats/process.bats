@@ -9,7 +9,7 @@ setup_file() {
   local name
   need cc
   chmod a+rx "$BATS_FILE_TMPDIR"
-  for name in far forks execs helpers ends hammer closes handover stdio; do
+  for name in far forks execs helpers ends hammer closes handover stdio fault; do
     cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/$name" "$REPOSITORY/tests/process/$name.c"
   done
 }
@@ -107,6 +107,8 @@ handed_over() {
 @test "stdio: a nonblocking descriptor" { same stdio nonblock; }
 @test "stdio: exit writes what is buffered" { same stdio exit; }
 @test "stdio: the connection becomes standard input and output" { same stdio inout; }
+
+@test "bad addresses: what the kernel says, and nothing is lost" { same_on_rings fault; }
 
 @test "posix_spawn of a program that does not use the connection" { same_on_rings helpers spawn-idle; }
 @test "posix_spawn: the connection is on TCP while the program lives, on the ring after it" {

@@ -33,7 +33,7 @@ static bool mask_fits(long mask, long size) { return !mask || size == KERNEL_SIG
 static bool six_fits(long six) {
   const long *pair = (const long *)six;
 
-  return !six || (fl_addr_plausible(pair, 2 * sizeof *pair) && mask_fits(pair[0], pair[1]));
+  return !six || (fl_addr_readable(pair, 2 * sizeof *pair) && mask_fits(pair[0], pair[1]));
 }
 
 /* Does the call, whose first argument is ours if that is what counts, concern us? Otherwise it is made where it stands.
@@ -103,7 +103,7 @@ static void left_end(const struct left *l) {
 static long timed_poll(const long *a) {
   struct left l;
 
-  if (a[2] && !fl_addr_plausible((void *)a[2], sizeof(struct timespec))) {
+  if (a[2] && !fl_addr_readable((void *)a[2], sizeof(struct timespec))) {
     errno = EFAULT;
     return -1;
   }
@@ -115,7 +115,7 @@ static long timed_poll(const long *a) {
 static long timed_select(const long *a) {
   struct left l;
 
-  if (a[4] && !fl_addr_plausible((void *)a[4], sizeof(struct timespec))) {
+  if (a[4] && !fl_addr_readable((void *)a[4], sizeof(struct timespec))) {
     errno = EFAULT;
     return -1;
   }

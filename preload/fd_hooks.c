@@ -323,7 +323,7 @@ FL_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen
   struct fl_conn *c = fl_conn_of(fd);
   _Atomic uint8_t *kept = virtual_option(c, level, name);
 
-  if (FL_UNLIKELY(kept != NULL) && len >= sizeof(int) && fl_addr_plausible(value, sizeof(int))) {
+  if (FL_UNLIKELY(kept != NULL) && len >= sizeof(int) && fl_addr_readable(value, sizeof(int))) {
     atomic_store_explicit(kept, *(const int *)value != 0, memory_order_relaxed);
     return 0;
   }

@@ -11,6 +11,7 @@
 #include <sys/uio.h>
 
 #include "conn.h"
+#include "mem.h"
 
 struct fl_io {
   ssize_t (*native)(int fd, const struct fl_io *io); /* makes the application's own call; a cancellation point */
@@ -72,8 +73,6 @@ bool fl_rx_quiet(const struct fl_conn *c);
 /* Sum of the lengths, or -1 if it overflows or there are too many (the kernel then says so itself). */
 ssize_t fl_iov_len(const struct iovec *iov, int n);
 
-/* May the buffer be touched at all? Cheap test that catches NULL, small and non-canonical addresses. */
-static inline bool fl_addr_plausible(const void *p, size_t n) {
-  uintptr_t a = (uintptr_t)p;
-  return n == 0 || (a >= 4096 && a + n > a && a + n <= (uintptr_t)1 << 56);
-}
+/* Can all of this be read? What a hook looks into, and the call would not, is asked about first: an address that is bad
+ * is the kernel's to refuse. */
+static inline bool fl_addr_readable(const void *p, size_t n) { return FL_LIKELY(fl_mem_readable(p, n) == n); }

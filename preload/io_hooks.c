@@ -33,7 +33,7 @@ static ssize_t native_recvmsg(int fd, const struct fl_io *io) { return REAL(recv
 FL_EXPORT ssize_t read(int fd, void *buf, size_t n) {
   struct fl_conn *c = fl_conn_of(fd);
 
-  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, n))
+  if (FL_LIKELY(!c))
     return REAL(read)(fd, buf, n);
   struct iovec iov = {buf, n};
   struct fl_io io = {.native = native_read, .iov = &iov, .iovcnt = 1, .len = n, .plain = true};
@@ -79,7 +79,7 @@ FL_EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int cnt, off_t offset
 FL_EXPORT ssize_t recv(int fd, void *buf, size_t n, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
 
-  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, flags & MSG_TRUNC ? 0 : n))
+  if (FL_LIKELY(!c))
     return REAL(recv)(fd, buf, n, flags);
   struct iovec iov = {buf, n};
   struct fl_io io = {.native = native_recv, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags};
@@ -96,7 +96,7 @@ FL_EXPORT ssize_t recvfrom(int fd, void *restrict buf, size_t n, int flags, stru
                            socklen_t *restrict addrlen) {
   struct fl_conn *c = fl_conn_of(fd);
 
-  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, flags & MSG_TRUNC ? 0 : n))
+  if (FL_LIKELY(!c))
     return REAL(recvfrom)(fd, buf, n, flags, addr, addrlen);
   struct iovec iov = {buf, n};
   struct fl_io io = {
@@ -115,7 +115,7 @@ FL_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
   ssize_t len;
 
-  if (FL_LIKELY(!c) || !fl_addr_plausible(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
+  if (FL_LIKELY(!c) || !fl_addr_readable(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
       (len = fl_iov_len(msg->msg_iov, (int)msg->msg_iovlen)) < 0)
     return REAL(recvmsg)(fd, msg, flags);
   struct fl_io io = {.native = native_recvmsg,
@@ -133,8 +133,8 @@ FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struc
   struct fl_conn *c = fl_conn_of(fd);
   unsigned done = 0;
 
-  if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_plausible(vec, n * sizeof *vec) ||
-      (timeout && !fl_addr_plausible(timeout, sizeof *timeout)))
+  if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_readable(vec, n * sizeof *vec) ||
+      (timeout && !fl_addr_readable(timeout, sizeof *timeout)))
     return REAL(recvmmsg)(fd, vec, n, flags, timeout);
   int error = 0;
   socklen_t size = sizeof error;
@@ -176,7 +176,7 @@ static ssize_t native_sendmsg(int fd, const struct fl_io *io) { return REAL(send
 FL_EXPORT ssize_t write(int fd, const void *buf, size_t n) {
   struct fl_conn *c = fl_conn_of(fd);
 
-  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, n))
+  if (FL_LIKELY(!c))
     return REAL(write)(fd, buf, n);
   struct iovec iov = {(void *)buf, n};
   struct fl_io io = {.native = native_write, .iov = &iov, .iovcnt = 1, .len = n, .plain = true};
@@ -207,7 +207,7 @@ FL_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int cnt, off_t offse
 FL_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
 
-  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, n))
+  if (FL_LIKELY(!c))
     return REAL(send)(fd, buf, n, flags);
   struct iovec iov = {(void *)buf, n};
   struct fl_io io = {.native = native_send, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags};
@@ -217,7 +217,7 @@ FL_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags) {
 FL_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *to, socklen_t tolen) {
   struct fl_conn *c = fl_conn_of(fd);
 
-  if (FL_LIKELY(!c) || !fl_addr_plausible(buf, n))
+  if (FL_LIKELY(!c))
     return REAL(sendto)(fd, buf, n, flags, to, tolen);
   struct iovec iov = {(void *)buf, n};
   struct fl_io io = {
@@ -227,8 +227,8 @@ FL_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const str
 
 /* Descriptors that are passed to another process: it will use the connection without us. */
 static void passed(const struct msghdr *msg) {
-  if (!fl_fds || !fl_addr_plausible(msg, sizeof *msg) || msg->msg_controllen < sizeof(struct cmsghdr) ||
-      !fl_addr_plausible(msg->msg_control, msg->msg_controllen))
+  if (!fl_fds || !fl_addr_readable(msg, sizeof *msg) || msg->msg_controllen < sizeof(struct cmsghdr) ||
+      !fl_addr_readable(msg->msg_control, msg->msg_controllen))
     return;
   for (struct cmsghdr *m = CMSG_FIRSTHDR(msg); m; m = CMSG_NXTHDR((struct msghdr *)msg, m)) {
     if (m->cmsg_level != SOL_SOCKET || m->cmsg_type != SCM_RIGHTS || m->cmsg_len < CMSG_LEN(0))
@@ -254,7 +254,7 @@ FL_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags) {
   if (!c)
     passed(msg);
 
-  if (FL_LIKELY(!c) || !fl_addr_plausible(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
+  if (FL_LIKELY(!c) || !fl_addr_readable(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
       (len = fl_iov_len(msg->msg_iov, (int)msg->msg_iovlen)) < 0)
     return REAL(sendmsg)(fd, msg, flags);
   struct fl_io io = {.native = native_sendmsg,
@@ -270,8 +270,8 @@ FL_EXPORT int sendmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
   unsigned done = 0;
 
-  if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_plausible(vec, n * sizeof *vec)) {
-    for (unsigned i = 0; !c && i < n && i < IOV_MAX && fl_addr_plausible(vec, n * sizeof *vec); i++)
+  if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_readable(vec, n * sizeof *vec)) {
+    for (unsigned i = 0; !c && i < n && i < IOV_MAX && fl_addr_readable(vec, n * sizeof *vec); i++)
       if (vec[i].msg_hdr.msg_controllen)
         passed(&vec[i].msg_hdr);
     return REAL(sendmmsg)(fd, vec, n, flags);
@@ -307,7 +307,7 @@ static ssize_t do_sendfile(int out, int in, off_t *offset, size_t n, __typeof__(
   if (FL_LIKELY(!c))
     return real(out, in, offset, n);
   int saved = errno;
-  if (fl_addr_plausible(offset, offset ? sizeof *offset : 0) && fl_send_file(c, out, in, offset, n, &r)) {
+  if (fl_addr_readable(offset, offset ? sizeof *offset : 0) && fl_send_file(c, out, in, offset, n, &r)) {
     errno = saved;
     return r;
   }

@@ -294,7 +294,7 @@ static int any_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *m
 }
 
 static bool plausible(const struct pollfd *fds, nfds_t n) {
-  return n < fl_fds_size && fl_addr_plausible(fds, n * sizeof *fds);
+  return n < fl_fds_size && fl_addr_readable(fds, n * sizeof *fds);
 }
 
 bool fl_poll_concerned(const struct pollfd *fds, nfds_t n) { return plausible(fds, n) && count_ours(fds, n) > 0; }
@@ -311,7 +311,7 @@ FL_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout
   int ours;
 
   if (!plausible(fds, n) || (ours = count_ours(fds, n)) == 0 ||
-      (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0)))
+      (timeout && (!fl_addr_readable(timeout, sizeof *timeout) || timeout->tv_sec < 0 || timeout->tv_nsec < 0)))
     return REAL(ppoll)(fds, n, timeout, mask);
   return any_poll(fds, n, timeout_ns(timeout), mask, ours);
 }
@@ -539,8 +539,8 @@ static int any_select(struct selected *s, int ours) {
 static bool sets_plausible(int n, const fd_set *a, const fd_set *b, const fd_set *c) {
   size_t bytes = n > 0 ? set_bytes(n) : 0;
 
-  return n > 0 && (unsigned)n <= fl_fds_size && (!a || fl_addr_plausible(a, bytes)) &&
-         (!b || fl_addr_plausible(b, bytes)) && (!c || fl_addr_plausible(c, bytes));
+  return n > 0 && (unsigned)n <= fl_fds_size && (!a || fl_addr_readable(a, bytes)) &&
+         (!b || fl_addr_readable(b, bytes)) && (!c || fl_addr_readable(c, bytes));
 }
 
 bool fl_select_concerned(int n, const fd_set *rd, const fd_set *wr, const fd_set *ex) {
@@ -551,7 +551,7 @@ FL_EXPORT int select(int n, fd_set *rd, fd_set *wr, fd_set *ex, struct timeval *
   int ours;
 
   if (!sets_plausible(n, rd, wr, ex) || (ours = select_ours(n, rd, wr, ex)) == 0 ||
-      (tv && (tv->tv_sec < 0 || tv->tv_usec < 0)))
+      (tv && (!fl_addr_readable(tv, sizeof *tv) || tv->tv_sec < 0 || tv->tv_usec < 0)))
     return REAL(select)(n, rd, wr, ex, tv);
   struct timespec ts = tv ? (struct timespec){tv->tv_sec, tv->tv_usec * 1000} : (struct timespec){0};
   struct selected s = {.n = n, .set = {rd, wr, ex}, .ns = timeout_ns(tv ? &ts : NULL), .tv = tv};
@@ -562,7 +562,7 @@ FL_EXPORT int pselect(int n, fd_set *rd, fd_set *wr, fd_set *ex, const struct ti
   int ours;
 
   if (!sets_plausible(n, rd, wr, ex) || (ours = select_ours(n, rd, wr, ex)) == 0 ||
-      (ts && (ts->tv_sec < 0 || ts->tv_nsec < 0)))
+      (ts && (!fl_addr_readable(ts, sizeof *ts) || ts->tv_sec < 0 || ts->tv_nsec < 0)))
     return REAL(pselect)(n, rd, wr, ex, ts, mask);
   struct selected s = {.n = n, .set = {rd, wr, ex}, .ns = timeout_ns(ts), .ts = ts, .mask = mask};
   return any_select(&s, ours);
@@ -601,12 +601,25 @@ FL_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event) {
   return r;
 }
 
+/* events cannot be touched: the kernel says so when there is something to report, and waits until then. */
+static int wait_in_vain(struct fl_epoll *set, int epfd, const struct timespec *timeout, const sigset_t *mask) {
+  struct epoll_event e;
+  int n = fl_epoll_wait(set, epfd, &e, 1, timeout, mask);
+
+  if (n <= 0)
+    return n;
+  errno = EFAULT;
+  return -1;
+}
+
 FL_EXPORT int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout) {
   struct fl_epoll *set = fl_epoll_of(epfd);
   struct timespec ts = {timeout / 1000, timeout % 1000 * 1000000l};
 
-  if (!set || !fl_addr_plausible(events, sizeof *events))
+  if (!set || max <= 0)
     return REAL(epoll_wait)(epfd, events, max, timeout);
+  if (!fl_addr_readable(events, sizeof *events))
+    return wait_in_vain(set, epfd, timeout < 0 ? NULL : &ts, NULL);
   return fl_epoll_wait(set, epfd, events, max, timeout < 0 ? NULL : &ts, NULL);
 }
 
@@ -614,8 +627,10 @@ FL_EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int max, int tim
   struct fl_epoll *set = fl_epoll_of(epfd);
   struct timespec ts = {timeout / 1000, timeout % 1000 * 1000000l};
 
-  if (!set || !fl_addr_plausible(events, sizeof *events))
+  if (!set || max <= 0)
     return REAL(epoll_pwait)(epfd, events, max, timeout, mask);
+  if (!fl_addr_readable(events, sizeof *events))
+    return wait_in_vain(set, epfd, timeout < 0 ? NULL : &ts, mask);
   return fl_epoll_wait(set, epfd, events, max, timeout < 0 ? NULL : &ts, mask);
 }
 
@@ -623,7 +638,8 @@ FL_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max, const 
                            const sigset_t *mask) {
   struct fl_epoll *set = fl_epoll_of(epfd);
 
-  if (!set || !fl_addr_plausible(events, sizeof *events) || (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0)))
+  if (!set || !fl_addr_readable(events, sizeof *events) ||
+      (timeout && (!fl_addr_readable(timeout, sizeof *timeout) || timeout->tv_sec < 0 || timeout->tv_nsec < 0)))
     return REAL(epoll_pwait2)(epfd, events, max, timeout, mask);
   return fl_epoll_wait(set, epfd, events, max, timeout, mask);
 }

@@ -118,7 +118,8 @@ static bool kernel_has(int fd) {
 
 /* ---- helpers ---- */
 
-/* Copies spans into the iovecs from byte `at` on; returns the count. MSG_TRUNC discards instead. */
+/* Copies spans into the iovecs from byte `at` on; returns the count, 0 if the application's buffer cannot be written.
+ * MSG_TRUNC discards instead. */
 static size_t spans_copy(const struct fl_io *io, size_t at, const struct fl_span span[2]) {
   size_t n = span[0].len + span[1].len, left, from = 0;
 
@@ -143,7 +144,10 @@ static size_t spans_copy(const struct fl_io *io, size_t at, const struct fl_span
         part = room;
       if (part > left)
         part = left;
-      memcpy(to, s->base + off, part);
+      size_t good = fl_mem_writable(to, part);
+      memcpy(to, s->base + off, good);
+      if (FL_UNLIKELY(good < part))
+        return 0; /* as the kernel, which takes a message whole or not */
       to += part;
       from += part;
       room -= part;
@@ -436,6 +440,8 @@ static size_t peek(struct fl_conn *c, int fd, const struct fl_io *io) {
     enum fl_rx_result r = fl_rx_peek(&walk, krx + seen, span, &need);
     if (r == FL_RX_RING) {
       size_t n = spans_copy(io, got, span);
+      if (n == 0)
+        break;
       walk.tail += n;
       got += n;
       continue;
@@ -490,6 +496,12 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
       if (FL_UNLIKELY(atomic_load_explicit(&c->rx_gen, memory_order_relaxed) != gen)) {
         gen = atomic_load_explicit(&c->rx_gen, memory_order_relaxed);
         continue; /* a signal handler of this thread received meanwhile */
+      }
+      if (FL_UNLIKELY(n == 0 && got < io->len)) {
+        if (got)
+          break;
+        fl_unlock(&c->rx_lock);
+        return fail(EFAULT);
       }
       FL_FAULT(recv_copied);
       fl_rx_consume(&c->rx, n);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * preload/stdio.c - stdio on a connection. libc's streams read, write and close with calls that pass through no symbol,
- * so fdopen gives a stream whose functions are ours (fopencookie), and which has the descriptor's number. It is a stream
- * like any other but that it has no wide characters. Where trampolines bring libc's own calls to the hooks, it is libc's.
+ * so fdopen gives a stream whose functions are ours (fopencookie), and which has the descriptor's number. It is a
+ * stream like any other but that it has no wide characters. Where trampolines bring libc's own calls to the hooks, it
+ * is libc's.
  *
  * stdin, stdout and stderr are libc's whatever their descriptors are: a connection that is copied to one of these is
  * pinned to TCP (fd_hooks.c).

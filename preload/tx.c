@@ -31,14 +31,22 @@
 ssize_t fl_iov_len(const struct iovec *iov, int n) {
   size_t sum = 0;
 
-  if (n < 0 || n > IOV_MAX || (n && !fl_addr_plausible(iov, (size_t)n * sizeof *iov)))
+  if (n < 0 || n > IOV_MAX || (n && !fl_addr_readable(iov, (size_t)n * sizeof *iov)))
     return -1;
   for (int i = 0; i < n; i++) {
-    if (iov[i].iov_len > SSIZE_MAX - sum || !fl_addr_plausible(iov[i].iov_base, iov[i].iov_len))
+    if (iov[i].iov_len > SSIZE_MAX - sum)
       return -1;
     sum += iov[i].iov_len;
   }
   return (ssize_t)sum;
+}
+
+/* If some of it is not, the kernel says how much could be sent. */
+static bool readable(const struct fl_io *io) {
+  for (int i = 0; i < io->iovcnt; i++)
+    if (!fl_addr_readable(io->iov[i].iov_base, io->iov[i].iov_len))
+      return false;
+  return true;
 }
 
 /* ---- kernel lane ---- */
@@ -406,7 +414,7 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
 
   bool plain = io->len > 0 && (io->flags & ~(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE | MSG_EOR | MSG_CONFIRM)) == 0 &&
                (!io->msg || io->msg->msg_controllen == 0) && !io->to && !(io->msg && io->msg->msg_namelen);
-  if (!fl_conn_paired(c) || !plain) {
+  if (!fl_conn_paired(c) || !plain || FL_UNLIKELY(!readable(io))) {
     ssize_t n = send_native(c, fd, io);
     if (n > 0 && !fl_conn_paired(c))
       fl_pair_tick(c, fd, (size_t)n);
