@@ -185,6 +185,21 @@ END
   leave_spaces
 }
 
+@test "counters for Prometheus" {
+  need curl
+  need_spaces
+  need_registry
+  mode both
+  bridge
+  registry --metrics "$T/metrics.sock"
+  conversation a b 10.77.1.1 5000 >/dev/null
+  curl -sS --unix-socket "$T/metrics.sock" http://localhost/metrics >"$T/metrics"
+  grep -qx 'fastlocald_pairs_total 3' "$T/metrics"
+  grep -qx 'fastlocald_questions_total 6' "$T/metrics"
+  grep -qx 'fastlocald_pairs 0' "$T/metrics"
+  leave_spaces
+}
+
 @test "without a registry nothing is asked, and nothing is lost" {
   need_spaces
   mode both

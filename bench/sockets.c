@@ -34,13 +34,21 @@ static socklen_t parse_address(const char *text, union address *out) {
     return sizeof out->un;
   }
 
+  out->in.sin_family = AF_INET;
+  out->in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const char *colon = strchr(text, ':');
+  if (colon) {
+    char host[INET_ADDRSTRLEN];
+    snprintf(host, sizeof host, "%.*s", (int)(colon - text), text);
+    if (inet_pton(AF_INET, host, &out->in.sin_addr) != 1)
+      errx(1, "%s: not an IPv4 address and a port", text);
+    text = colon + 1;
+  }
   char *end;
   unsigned long port = strtoul(text, &end, 10);
   if (*end != '\0' || end == text || port > 65535)
     errx(1, "%s: neither a path nor a port", text);
-  out->in.sin_family = AF_INET;
   out->in.sin_port = htons((unsigned short)port);
-  out->in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   return sizeof out->in;
 }
 

@@ -2,7 +2,7 @@
 /*
  * bench/sockets.h - the plain sockets API, a little shorter to call.
  *
- * An address is a path that begins with '/' (AF_UNIX) or a TCP port of 127.0.0.1; port 0 means any free one.
+ * An address is a path that begins with '/' (AF_UNIX) a TCP port of 127.0.0.1, or IPv4:PORT; port 0 means any free one.
  * Every function ends the program with a message where a benchmark could not go on.
  */
 #ifndef BENCH_SOCKETS_H

@@ -100,6 +100,11 @@ void match_forget_all(struct client *c);
 /* Drops questions that waited too long. Returns the milliseconds until there may be more, -1 if none wait. */
 int match_expire(uint64_t now);
 
+/* ---- metrics.c ---- */
+
+/* Answers one reader of the counters, who is waiting at this listening stream socket. */
+void metrics_serve(int listener);
+
 /* ---- closing.c ---- */
 
 /* Closes descriptors that a client passed, which may be anything, without ever being held up for long. */

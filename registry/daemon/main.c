@@ -28,7 +28,7 @@ const char *argp_program_version = "fastlocald " FL_VERSION;
 struct daemon d = {.epoll = -1, .listener = -1};
 
 struct arguments {
-  const char *socket, *policy;
+  const char *socket, *policy, *metrics;
   bool policy_given, check;
 };
 
@@ -50,6 +50,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     a->policy = arg;
     a->policy_given = true;
     return 0;
+  case 'm': a->metrics = arg; return 0;
   case 'c': a->check = true; return 0;
   case ARGP_KEY_ARG: argp_usage(state); return EINVAL;
   default: return ARGP_ERR_UNKNOWN;
@@ -59,6 +60,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const struct argp_option options[] = {
     {"socket", 's', "PATH", 0, "Where to listen, unless systemd passes a socket [" FL_HOST_SOCKET "]", 0},
     {"policy", 'p', "FILE", 0, "Who may pair, and limits [" POLICY_FILE ", if it exists]", 0},
+    {"metrics", 'm', "PATH", 0, "Give counters, as Prometheus reads them, to the user's processes that connect here",
+     0},
     {"check", 'c', NULL, 0, "Check the policy file and end", 0},
     {0},
 };
@@ -95,8 +98,8 @@ static void reload_policy(const struct arguments *a) {
 /* ---- listening ---- */
 
 /* A socket that nobody listens on is a remainder of a daemon that was killed; a file of another kind is left alone. */
-static bool remove_stale(const struct sockaddr_un *addr) {
-  int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+static bool remove_stale(const struct sockaddr_un *addr, int type) {
+  int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   struct stat st;
   bool stale = fd >= 0 && lstat(addr->sun_path, &st) == 0 && S_ISSOCK(st.st_mode) &&
                connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 && errno == ECONNREFUSED;
@@ -118,9 +121,9 @@ static void make_parent(const char *path) {
   mkdir(dir, 0755); /* where it is needed and cannot be made, bind will say so */
 }
 
-static int listen_at(const char *path) {
+static int listen_at(const char *path, int type, mode_t mode) {
   struct sockaddr_un addr = {.sun_family = AF_UNIX};
-  int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   const struct sockaddr *sa = (const struct sockaddr *)&addr;
 
   if (strlen(path) >= sizeof(addr.sun_path) || fd < 0) {
@@ -130,8 +133,8 @@ static int listen_at(const char *path) {
   memcpy(addr.sun_path, path, strlen(path) + 1);
   make_parent(path);
   if ((bind(fd, sa, sizeof(addr)) < 0 &&
-       (errno != EADDRINUSE || !remove_stale(&addr) || bind(fd, sa, sizeof(addr)) < 0)) ||
-      chmod(path, 0666) < 0 || listen(fd, BACKLOG) < 0) {
+       (errno != EADDRINUSE || !remove_stale(&addr, type) || bind(fd, sa, sizeof(addr)) < 0)) ||
+      chmod(path, mode) < 0 || listen(fd, BACKLOG) < 0) {
     say(SD_ERR, "%s: %s", path, strerror(errno));
     return -1;
   }
@@ -164,7 +167,8 @@ static void more_descriptors(void) {
 /* ---- the loop ---- */
 
 /* In the events' data, beside clients: the listener is NULL. */
-static char signals_mark;
+static char signals_mark, metrics_mark;
+static int metrics = -1;
 
 static int open_signals(void) {
   struct epoll_event e = {.events = EPOLLIN, .data.ptr = &signals_mark};
@@ -178,6 +182,13 @@ static int open_signals(void) {
   sigprocmask(SIG_BLOCK, &set, NULL);
   fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
   return fd < 0 || epoll_ctl(d.epoll, EPOLL_CTL_ADD, fd, &e) < 0 ? -1 : fd;
+}
+
+static bool open_metrics(const char *path) {
+  struct epoll_event e = {.events = EPOLLIN, .data.ptr = &metrics_mark};
+
+  metrics = listen_at(path, SOCK_STREAM, 0600);
+  return metrics >= 0 && epoll_ctl(d.epoll, EPOLL_CTL_ADD, metrics, &e) == 0;
 }
 
 /* False: the end. */
@@ -215,6 +226,8 @@ static void run(int signals, const struct arguments *a) {
     for (int i = 0; i < n; i++) {
       if (events[i].data.ptr == NULL)
         clients_accept();
+      else if (events[i].data.ptr == &metrics_mark)
+        metrics_serve(metrics);
       else if (events[i].data.ptr != &signals_mark)
         client_ready(events[i].data.ptr);
       else if (!take_signal(signals, a))
@@ -251,7 +264,7 @@ int main(int argc, char **argv) {
   more_descriptors();
   bool own = (d.listener = passed_socket()) == -1;
   if (own)
-    d.listener = listen_at(a.socket);
+    d.listener = listen_at(a.socket, SOCK_SEQPACKET, 0666);
   if (d.listener < 0)
     return EXIT_FAILURE;
   d.epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -261,12 +274,16 @@ int main(int argc, char **argv) {
     return EXIT_FAILURE;
   }
   d.listening = true;
+  if (a.metrics && !open_metrics(a.metrics))
+    return EXIT_FAILURE;
   say(SD_INFO, "connections are matched by their sequence numbers");
   sd_notify(0, "READY=1");
   run(signals, &a);
   sd_notify(0, "STOPPING=1");
   if (own)
     unlink(a.socket);
+  if (a.metrics)
+    unlink(a.metrics);
   clients_close_all();
   policy_free(d.policy);
   return EXIT_SUCCESS;

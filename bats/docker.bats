@@ -1,0 +1,99 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# Docker, with its own seccomp profile, capabilities and 64 MB of /dev/shm: containers on its networks, through the host
+# registry. With FASTLOCAL_TEST_DOCKER=1 only (scripts/test --all): it takes packages that are large.
+
+load lib
+load spaces
+load containers
+
+setup_file() {
+  [[ -n ${FASTLOCAL_TEST_DOCKER:-} ]] || skip "FASTLOCAL_TEST_DOCKER is not set"
+  need jq dockerd docker iptables
+}
+
+docker_() { command docker -H "unix://$T/docker.sock" "$@"; }
+
+# A Docker of our own, in a network namespace of its own: the "host" of these tests.
+prepare() {
+  need_spaces
+  need_registry
+  mode both
+  space host
+  in_space host
+  serve_plain dockerd dockerd --data-root "$T/data" --exec-root "$T/exec" -H "unix://$T/docker.sock" -p "$T/docker.pid"
+  wait_for 30 docker_ info >/dev/null 2>&1 || fail "docker does not start"
+  skeleton "$T/root"
+  tar -C "$T/root" -c . | docker_ import - base:1 >/dev/null
+  rm -rf "$T/root"
+  docker_ network create own >/dev/null
+  registry
+  options FASTLOCAL_REGISTRY=/run/fastlocal/registry.sock
+}
+serve_plain() { background nobody "$@"; }
+
+finish_docker() {
+  docker_ ps -q | xargs -r docker -H "unix://$T/docker.sock" rm -f >/dev/null
+  stop dockerd
+  leave_spaces
+}
+
+# END NAME DOCKER_OPTION... -- CMD...
+container() {
+  local end=$1 name=$2 before=() setting
+  shift 2
+  while [[ $1 != -- ]]; do before+=("$1") && shift; done
+  shift
+  settings_of "$end"
+  for setting in "${SETTINGS[@]}"; do before+=(-e "$setting"); done
+  docker_ run --name "$name" -v /usr:/usr:ro -v "$BATS_SUITE_TMPDIR:$BATS_SUITE_TMPDIR:ro" -v "$T:$T" -v "$T/run:/run/fastlocal:ro" \
+    "${before[@]}" base:1 "$@"
+}
+
+# SERVER_OPTIONS CLIENT_OPTIONS ADDRESS PORT: words in strings
+conversation() {
+  # shellcheck disable=SC2086 # words
+  container server server -d --init $1 -- "$PYTHON" "$FIXTURES/pair.py" serve 0.0.0.0 5000 >/dev/null
+  sleep 1
+  # shellcheck disable=SC2086 # words
+  container client client --rm $2 -- "$PYTHON" "$FIXTURES/pair.py" talk "$3" "$4" 3 200 1000
+  docker_ stop server >/dev/null
+  docker_ rm server >/dev/null
+}
+
+assert_all_paired() {
+  local connections paired _
+  read -r _ connections paired _ < <(lanes python3)
+  ((paired == connections && connections == 6)) || fail "$paired of $connections connections paired"
+  : >"$STATS"
+}
+
+@test "docker: every network, and every way to restrict a container" {
+  prepare
+  chmod a+rwx "$T"
+  # a network of the user's, with names; the default bridge, by a published port
+  conversation "--network own" "--network own" server 5000 >"$T/out"
+  assert_all_paired
+  conversation "-p 8080:5000" "" 172.17.0.1 8080 >"$T/out"
+  assert_all_paired
+  # the host's network, to a published port, which docker-proxy does not serve here: iptables does
+  conversation "-p 8080:5000" "--network host" 172.17.0.1 8080 >"$T/out"
+  assert_all_paired
+  # one network namespace for both: the embedded registry
+  conversation "" "--network container:server" 127.0.0.1 5000 >"$T/out"
+  assert_all_paired
+  for restriction in --read-only --cap-drop=ALL --user=1000 --security-opt=no-new-privileges "--shm-size=64k" "--ipc=none"; do
+    conversation "--network own $restriction" "--network own $restriction" server 5000 >"$T/out"
+    assert_all_paired
+  done
+  finish_docker
+}
+
+@test "docker: docker-proxy makes two connections, which are nobody's pair" {
+  prepare
+  conversation "-p 127.0.0.1:8080:5000" "--network host" 127.0.0.1 8080 >"$T/out"
+  # through iptables it is one connection, through docker-proxy two: right pairs or none
+  read -r _ connections paired _ < <(lanes python3)
+  ((connections == 6 && (paired == 0 || paired == 6))) || fail "$paired of $connections connections paired"
+  finish_docker
+}
