@@ -102,8 +102,10 @@ int match_expire(uint64_t now);
 
 /* ---- metrics.c ---- */
 
-/* Answers one reader of the counters, who is waiting at this listening stream socket. */
-void metrics_serve(int listener);
+/* Gives the counters to those who connect to this listening stream socket. */
+bool metrics_open(int listener);
+/* Is this event's mark one of ours? Then it is dealt with. */
+bool metrics_ready(void *mark);
 
 /* ---- closing.c ---- */
 

@@ -167,8 +167,7 @@ static void more_descriptors(void) {
 /* ---- the loop ---- */
 
 /* In the events' data, beside clients: the listener is NULL. */
-static char signals_mark, metrics_mark;
-static int metrics = -1;
+static char signals_mark;
 
 static int open_signals(void) {
   struct epoll_event e = {.events = EPOLLIN, .data.ptr = &signals_mark};
@@ -182,13 +181,6 @@ static int open_signals(void) {
   sigprocmask(SIG_BLOCK, &set, NULL);
   fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
   return fd < 0 || epoll_ctl(d.epoll, EPOLL_CTL_ADD, fd, &e) < 0 ? -1 : fd;
-}
-
-static bool open_metrics(const char *path) {
-  struct epoll_event e = {.events = EPOLLIN, .data.ptr = &metrics_mark};
-
-  metrics = listen_at(path, SOCK_STREAM, 0600);
-  return metrics >= 0 && epoll_ctl(d.epoll, EPOLL_CTL_ADD, metrics, &e) == 0;
 }
 
 /* False: the end. */
@@ -226,12 +218,11 @@ static void run(int signals, const struct arguments *a) {
     for (int i = 0; i < n; i++) {
       if (events[i].data.ptr == NULL)
         clients_accept();
-      else if (events[i].data.ptr == &metrics_mark)
-        metrics_serve(metrics);
-      else if (events[i].data.ptr != &signals_mark)
+      else if (events[i].data.ptr == &signals_mark) {
+        if (!take_signal(signals, a))
+          return;
+      } else if (!metrics_ready(events[i].data.ptr))
         client_ready(events[i].data.ptr);
-      else if (!take_signal(signals, a))
-        return;
     }
   }
 }
@@ -274,7 +265,8 @@ int main(int argc, char **argv) {
     return EXIT_FAILURE;
   }
   d.listening = true;
-  if (a.metrics && !open_metrics(a.metrics))
+  int metrics = a.metrics ? listen_at(a.metrics, SOCK_STREAM, 0600) : -1;
+  if (a.metrics && (metrics < 0 || !metrics_open(metrics)))
     return EXIT_FAILURE;
   say(SD_INFO, "connections are matched by their sequence numbers");
   sd_notify(0, "READY=1");

