@@ -99,6 +99,14 @@ handed_over() {
 @test "unread bytes: the descriptor is passed to a process without the library" { handed_over pass without later; }
 @test "unread bytes: the descriptor is passed and kept" { handed_over keep without waits; }
 
+# The peer cannot send them again: they go with the descriptor, into a program that has the library.
+@test "unread bytes: exec, the peer has shut down" { handed_over exec with ends; }
+@test "unread bytes: exec, the peer has closed" { handed_over exec with closes; }
+@test "unread bytes: a child's program reads what a peer has left that exited" { handed_over child with exits; }
+@test "unread bytes: vfork, the peer has closed" { handed_over vfork with closes; }
+@test "unread bytes: exec fails, and succeeds, the peer has exited" { handed_over failed with exits; }
+@test "unread bytes: exec, with others behind them in TCP's buffer" { handed_over kernel with later; }
+
 @test "stdio: lines that lie unread before fdopen, and later ones" { same stdio read; }
 @test "stdio: all kinds of output" { same stdio write; }
 @test "stdio: a conversation over two streams stays on the ring" { same_on_rings stdio both; }

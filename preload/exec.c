@@ -6,7 +6,8 @@
  * and no other thread of ours may change that before the kernel stops it: the process is entered twice into the
  * holders. The entries stay, with the pid, while the new program lives.
  *
- * What stands unread in a ring at that moment the peer is asked to send again over TCP (handover.c).
+ * What stands unread in a ring at that moment the peer is asked to send again over TCP (handover.c); if it cannot, it
+ * goes with the descriptor, for a new program that has the library (inherit.c).
  *
  * FD_CLOEXEC descriptors are closed by the kernel. That is a close like any other: another holder may use the rings
  * again, and a connection without another holder is reset if bytes of its ring were unread.
@@ -18,19 +19,28 @@
 #include "arena_alloc.h"
 #include "conn.h"
 #include "export.h"
+#include "inherit.h"
 #include "io.h"
+#include "log.h"
 #include "process.h"
 #include "real.h"
 #include "registry/sys.h"
 #include "shmring/fault.h"
 
 #define LINGERS 8
+#define SAVES 4
 #define UNSEEN_DUPS 64 /* a vfork child puts descriptors below this number in place */
 
 struct exec {
   int32_t pid;
   bool vfork;
   bool touched;
+  int nsaved;
+  struct {
+    struct fl_conn *c;
+    int memfd;
+    struct fl_rx before;
+  } saved[SAVES];
   int nlingers;
   struct {
     int fd;
@@ -50,6 +60,19 @@ static void reset_at_exec(struct exec *x, int fd) {
   fl_sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
 }
 
+/* fd goes to the new program. */
+static void hand_over(struct exec *x, struct fl_conn *c, int fd) {
+  if (fl_hand_over(c, fd))
+    return;
+  int memfd = x->nsaved < SAVES ? fl_inherit_save(c, fd, x->pid, &x->saved[x->nsaved].before) : -1;
+  if (memfd < 0) {
+    fl_log(FL_LOG_WARN, "descriptor %d: unread bytes are lost to the new program", fd);
+    return;
+  }
+  x->saved[x->nsaved].c = c;
+  x->saved[x->nsaved++].memfd = memfd;
+}
+
 static void pass_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
   struct exec *x = arg;
   bool inherits = fl_process_inherits(c, l, fd);
@@ -57,7 +80,7 @@ static void pass_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
   if (x->vfork) {
     if (inherits) { /* the parent goes on; it finds this pid dead some day */
       fl_holder_lend(c, x->pid);
-      fl_hand_over(c, fd);
+      hand_over(x, c, fd);
       x->touched = true;
     }
     return;
@@ -74,7 +97,7 @@ static void pass_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
   fl_holder_lend(c, x->pid);
   FL_FAULT(exec_lent);
   if (inherits) {
-    fl_hand_over(c, fd);
+    hand_over(x, c, fd);
     return;
   }
   if (fl_process_unread(c) > 0 && fl_process_same_socket(c, fd))
@@ -98,7 +121,7 @@ static void unseen_one(struct fl_conn *c, struct fl_local *l, void *arg) {
       fl_holder_count(c, u->x->pid))
     return;
   fl_holder_lend(c, u->x->pid);
-  fl_hand_over(c, u->fd);
+  hand_over(u->x, c, u->fd);
   u->x->touched = true;
 }
 
@@ -119,7 +142,7 @@ static void pass_unseen(struct exec *x) {
 
 static void exec_begin(struct exec *x) {
   x->touched = false;
-  x->nlingers = 0;
+  x->nlingers = x->nsaved = 0;
   if (!fl_arena_high())
     return;
   fl_process_check();
@@ -147,6 +170,8 @@ static void back_one(struct fl_conn *c, struct fl_local *l, void *arg) {
 static int exec_failed(struct exec *x, int rc) {
   if (!x->touched)
     return rc;
+  for (int i = 0; i < x->nsaved; i++)
+    fl_inherit_undo(x->saved[i].c, x->saved[i].memfd, &x->saved[i].before);
   for (int i = 0; i < x->nlingers; i++)
     fl_sys_setsockopt(x->lingers[i].fd, SOL_SOCKET, SO_LINGER, &x->lingers[i].old, sizeof x->lingers[i].old);
   if (x->vfork)

@@ -10,6 +10,7 @@
 #include "epoll.h"
 #include "export.h"
 #include "io.h"
+#include "log.h"
 #include "process.h"
 #include "real.h"
 #include "registry/sys.h"
@@ -120,7 +121,8 @@ static void duplicate(int old, int new) {
     fl_conn_share(c, new);
     if (new <= STDERR_FILENO && !fl_tramp_stdio) { /* this process may use it through stdin, stdout or stderr */
       fl_conn_pin(c, FL_WHY_STDIO);
-      fl_hand_over(c, new);
+      if (!fl_hand_over(c, new))
+        fl_log(FL_LOG_WARN, "descriptor %d: unread bytes are not seen by stdio", new);
     }
   }
   errno = saved;

@@ -19,7 +19,7 @@
 #define ANSWER_NS 50000000u
 #define LOOK_NS 100000
 
-void fl_hand_over(struct fl_conn *c, int fd) {
+bool fl_hand_over(struct fl_conn *c, int fd) {
   fl_conn_enter(c);
   bool asked = false, can = true;
   uint64_t unread = 0;
@@ -33,11 +33,12 @@ void fl_hand_over(struct fl_conn *c, int fd) {
     fl_unlock(&c->rx_lock);
   }
   if (unread)
-    fl_log(can ? FL_LOG_INFO : FL_LOG_WARN, "descriptor %d is handed over, %llu unread bytes %s", fd,
-           (unsigned long long)unread, can ? "are asked back from the other end" : "are lost to the new holder");
+    fl_log(FL_LOG_INFO, "descriptor %d is handed over, %llu unread bytes %s", fd, (unsigned long long)unread,
+           can ? "are asked back from the other end" : "cannot be asked back");
   for (uint64_t begin = fl_now(); asked && fl_rx_recalling(&c->rx) && fl_ticks_to_ns(fl_now() - begin) < ANSWER_NS;) {
     struct timespec ts = {0, LOOK_NS};
     fl_syscall6(__NR_nanosleep, (long)&ts, 0, 0, 0, 0, 0);
   }
   fl_conn_leave(c);
+  return can;
 }

@@ -4,6 +4,7 @@
 
 #include "conn.h"
 #include "dispatch.h"
+#include "inherit.h"
 #include "log.h"
 #include "options.h"
 #include "process.h"
@@ -17,8 +18,10 @@ __attribute__((constructor)) static void init(void) {
   fl_real_init();
   if (fl_options_load(err, sizeof err) != 0)
     fl_log_bad_value(err);
-  else if (!fl_options.disable && fl_process_init())
+  else if (!fl_options.disable && fl_process_init()) {
     fl_process_hooks_init();
+    fl_inherit_load();
+  }
   if (fl_options.spin_fixed)
     fl_wait_fixed();
   fl_syscall_init();

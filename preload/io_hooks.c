@@ -9,6 +9,7 @@
 #include "epoll.h"
 #include "export.h"
 #include "io.h"
+#include "log.h"
 #include "options.h"
 #include "process.h"
 #include "real.h"
@@ -239,7 +240,8 @@ static void passed(const struct msghdr *msg) {
       uintptr_t e = fl_entry(fd);
       if (fl_entry_conn(e)) {
         fl_conn_pin(fl_entry_conn(e), FL_WHY_PASSED);
-        fl_hand_over(fl_entry_conn(e), fd);
+        if (!fl_hand_over(fl_entry_conn(e), fd))
+          fl_log(FL_LOG_WARN, "descriptor %d: unread bytes are lost to who gets it", fd);
       } else if (fl_entry_epoll(e)) {
         fl_epoll_nested(fl_entry_epoll(e));
       }

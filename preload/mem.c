@@ -20,7 +20,8 @@ static bool page_readable(uintptr_t page) {
   return page && fl_syscall6(__NR_rt_sigprocmask, -1, (long)page, 0, 8, 0, 0) != -EFAULT;
 }
 
-/* An atomic addition of nothing. The comparison that decides whether waiters there are woken is as good as never true. */
+/* An atomic addition of nothing. The comparison that decides whether waiters there are woken is as good as never true.
+ */
 static bool page_writable(uintptr_t page) {
   static uint32_t nobody;
   long op = (long)FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_LT, -2048) & 0xffffffff;

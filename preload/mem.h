@@ -3,10 +3,10 @@
  * preload/mem.h - may the application's buffer be touched? send and recv copy in user space, where a bad address is a
  * signal; the kernel says EFAULT.
  *
- * Each thread remembers a few stretches of memory that were found good. What is not known is asked of the kernel, page by
- * page, with system calls that change nothing and that every sandbox allows: rt_sigprocmask with an impossible `how` reads
- * eight bytes, futex with FUTEX_OP_ADD of 0 writes back what is there. All is forgotten when the application calls
- * munmap, mprotect or mremap.
+ * Each thread remembers a few stretches of memory that were found good. What is not known is asked of the kernel, page
+ * by page, with system calls that change nothing and that every sandbox allows: rt_sigprocmask with an impossible `how`
+ * reads eight bytes, futex with FUTEX_OP_ADD of 0 writes back what is there. All is forgotten when the application
+ * calls munmap, mprotect or mremap.
  *
  * All of them [any thread], async-signal-safe; errno is left alone.
  */
@@ -26,7 +26,8 @@ struct fl_mem {
     uintptr_t from, to;
   } known[FL_MEM_KNOWN];
 };
-extern __thread struct fl_mem fl_mem_read, fl_mem_write __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern __thread struct fl_mem fl_mem_read,
+    fl_mem_write __attribute__((tls_model("initial-exec"), visibility("hidden")));
 extern _Atomic uint32_t fl_mem_generation;
 
 /* How many bytes from p on, at most n, can be read or written: all of them, or up to the end of some page. */

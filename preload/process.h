@@ -84,6 +84,6 @@ uint64_t fl_process_unread(struct fl_conn *c);
  * fd, which is c, goes to somebody who may not know of the ring: another program, or another process. What lies unread
  * there is asked back from the peer, who sends it over TCP (fl_rx_recall); waits for that, for a twentieth of a second
  * at most: later it comes all the same, with the peer's next call. No more may come into the ring: c is pinned, or has
- * another holder. No locks held.
+ * another holder. No locks held. False: the peer cannot send them again, and they stay where they are.
  */
-void fl_hand_over(struct fl_conn *c, int fd);
+bool fl_hand_over(struct fl_conn *c, int fd);

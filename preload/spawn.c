@@ -12,6 +12,7 @@
 #include "arena_alloc.h"
 #include "conn.h"
 #include "export.h"
+#include "log.h"
 #include "process.h"
 #include "real.h"
 #include "registry/sys.h"
@@ -89,7 +90,8 @@ static void lend_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
     return;
   loan->mark = fl_holder_unborn();
   fl_holder_lend(c, loan->mark);
-  fl_hand_over(c, fd);
+  if (!fl_hand_over(c, fd))
+    fl_log(FL_LOG_WARN, "descriptor %d: unread bytes are lost to the helper", fd);
 }
 
 static void lend(struct loan *loan, const posix_spawn_file_actions_t *actions) {
