@@ -489,9 +489,12 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
   for (;;) {
     if (FL_UNLIKELY(io->flags & MSG_PEEK) && (got = peek(c, fd, io)) > 0)
       break;
+    FL_FAULT(recv_look);
     enum fl_rx_result r = fl_rx_peek(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed), span, &need);
 
     if (FL_LIKELY(r == FL_RX_RING)) {
+      if (FL_UNLIKELY(io->flags & MSG_PEEK) && io->len > 0)
+        continue; /* published since the look above, which shows it without taking it */
       size_t n = spans_copy(io, got, span);
       if (FL_UNLIKELY(atomic_load_explicit(&c->rx_gen, memory_order_relaxed) != gen)) {
         gen = atomic_load_explicit(&c->rx_gen, memory_order_relaxed);

@@ -54,7 +54,8 @@ static void reserve(struct end *e, struct input *in) {
   MUST(r != FL_TX_OK || e->room == want);
   for (int i = 0; i < 2; i++) {
     inside(e->reserved[i].iov_base, e->reserved[i].iov_len, e->tx.ring);
-    memset(e->reserved[i].iov_base, 'r', e->reserved[i].iov_len);
+    if (e->reserved[i].iov_len)
+      memset(e->reserved[i].iov_base, 'r', e->reserved[i].iov_len);
   }
 }
 

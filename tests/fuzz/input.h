@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,8 +16,9 @@ static inline void take(struct input *in, void *out, size_t n) {
   size_t have = (size_t)(in->end - in->at) < n ? (size_t)(in->end - in->at) : n;
 
   memset(out, 0, n);
-  if (have)
-    memcpy(out, in->at, have);
+  if (have == 0)
+    return;
+  memcpy(out, in->at, have);
   in->at += have;
 }
 static inline uint8_t take8(struct input *in) {
@@ -44,8 +46,10 @@ static inline int more(const struct input *in) { return in->at < in->end; }
 /* What must hold, also where asserts are compiled out: libFuzzer keeps the input that ends here. */
 #define MUST(condition) \
   do { \
-    if (!(condition)) \
-      __builtin_trap(); \
+    if (!(condition)) { \
+      fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
+      abort(); \
+    } \
   } while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

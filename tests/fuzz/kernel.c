@@ -32,6 +32,8 @@ static struct {
 } mapped[MAPPINGS];
 static bool honest_hello, honest_memfd;
 static uint32_t hello_ring;
+static struct fl_tuple asked; /* the socket that the last request was for */
+static uint32_t asked_seq;
 
 void kernel_begin(struct input *input, const struct fl_tuple *t, uint64_t peer_cookie) {
   in = input;
@@ -43,6 +45,9 @@ void kernel_begin(struct input *input, const struct fl_tuple *t, uint64_t peer_c
       free(mapped[i].at);
   memset(mapped, 0, sizeof mapped);
   honest_hello = honest_memfd = false;
+  hello_ring = 0;
+  asked = *t;
+  asked_seq = 0;
 }
 
 int kernel_open_fds(void) {
@@ -84,9 +89,6 @@ static long trouble(void) {
 }
 
 /* ---- sock_diag ---- */
-
-static struct fl_tuple asked; /* the socket that the last request was for */
-static uint32_t asked_seq;
 
 static long netlink_request(const void *bytes, size_t len) {
   struct {
@@ -165,7 +167,7 @@ static long receive_message(struct msghdr *msg) {
   struct cmsghdr *c = msg->msg_control;
 
   MUST(msg->msg_iovlen == 1);
-  honest_hello = !(how & 0x17) && fds == 1;
+  const struct fl_hello right = h;
   for (int i = how & 7; i > 0; i--) {
     size_t at = take8(in) % sizeof h;
     uint8_t v = take8(in);
@@ -174,6 +176,9 @@ static long receive_message(struct msghdr *msg) {
   if (how & 0x10)
     len = take8(in) % 100;
   hello_ring = h.ring_size;
+  h.ring_size = right.ring_size; /* another valid size is as good */
+  honest_hello = memcmp(&h, &right, sizeof h) == 0 && fl_ring_size_valid(hello_ring) && len == sizeof h && fds == 1;
+  h.ring_size = hello_ring;
   msg->msg_flags = len > room ? MSG_TRUNC : 0;
   memcpy(msg->msg_iov[0].iov_base, &h,
          len < room        ? (len < sizeof h ? len : sizeof h)
@@ -214,12 +219,13 @@ static long map(size_t len) {
   uint8_t how = take8(in);
   memset(at, 0, FL_PAGE);
   fl_segment_init(at, hello_ring ? hello_ring : FL_RING_MIN);
-  honest_memfd &= how < 128;
   for (int k = how < 128 ? 0 : how & 15; k > 0; k--) {
     size_t where = take8(in) % 24; /* magic, version, size */
     uint8_t v = take8(in);
     ((unsigned char *)at)[where] = v;
   }
+  const struct fl_segment *seg = at;
+  honest_memfd &= seg->magic == FL_SEGMENT_MAGIC && seg->version == FL_SEGMENT_VERSION && seg->ring_size == hello_ring;
   return (long)at;
 }
 
@@ -308,7 +314,7 @@ static long fcntl_call(const long args[6]) {
   switch (args[1]) {
   case F_GET_SEALS:
     how = take8(in);
-    honest_memfd = how < 128;
+    honest_memfd = how < 128 || (how != 255 && (seals[how & 3] & F_SEAL_SHRINK));
     return how < 128 ? seals[0] : how == 255 ? -EINVAL : seals[how & 3];
   case F_DUPFD_CLOEXEC: return take8(in) < 200 ? fd_from((int)args[2]) : -EMFILE;
   default: return trouble();
@@ -346,8 +352,9 @@ static long call(long nr, const long args[6]) {
   case __NR_fcntl: return fcntl_call(args);
   case __NR_lseek: {
     uint8_t how = take8(in);
-    honest_memfd &= how < 128;
-    return how < 128 ? (long)fl_segment_bytes(hello_ring) : how == 255 ? -ESPIPE : (long)take32(in);
+    long right = (long)fl_segment_bytes(hello_ring), size = how < 128 ? right : how == 255 ? -ESPIPE : (long)take32(in);
+    honest_memfd &= size == right;
+    return size;
   }
   case __NR_mmap: rc = trouble(); return rc ? rc : map((size_t)args[1]);
   case __NR_munmap: return unmap((void *)args[0], (size_t)args[1]);
