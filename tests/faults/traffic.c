@@ -260,6 +260,11 @@ static bool receive_some(struct link *l, int flags, uint64_t want) {
     note(&l->in->receives, 99, n, seen, at);
     if (seen > 0)
       check(l, at, (size_t)seen);
+    if (seen < 0 && errno != EAGAIN && errno != EINTR) { /* an error is told once */
+      end_flow(&l->in->reader, &l->in->reader_errno, seen, errno);
+      l->read_done = true;
+      return true;
+    }
   }
   uint64_t call = chance(side, 5);
   ssize_t got = receive_by_some_call(l, call, n, flags);
