@@ -31,6 +31,11 @@ static struct {
   size_t len;
 } mapped[MAPPINGS];
 static bool honest_hello, honest_memfd;
+static struct {
+  unsigned char bytes[128];
+  size_t n; /* 0: the hello of a rendezvous */
+  int fds;
+} message;
 static uint32_t hello_ring;
 static struct fl_tuple asked; /* the socket that the last request was for */
 static uint32_t asked_seq;
@@ -46,6 +51,7 @@ void kernel_begin(struct input *input, const struct fl_tuple *t, uint64_t peer_c
   memset(mapped, 0, sizeof mapped);
   honest_hello = honest_memfd = false;
   hello_ring = 0;
+  message.n = 0;
   asked = *t;
   asked_seq = 0;
 }
@@ -68,6 +74,8 @@ int kernel_mappings(void) {
 
 bool kernel_visitor_honest(void) { return honest_hello && honest_memfd; }
 
+bool kernel_visitor_honest_memfd(void) { return honest_memfd; }
+
 static int fd_from(int lowest) {
   for (int i = lowest; i < FDS; i++)
     if (!open_fds[i]) {
@@ -79,8 +87,7 @@ static int fd_from(int lowest) {
 
 int kernel_fd(void) { return fd_from(3); }
 
-/* 0, or an error that some call of the list can give. */
-static long trouble(void) {
+long kernel_trouble(void) {
   static const int errors[] = {EAGAIN,       EMFILE,     ENFILE,     ENOMEM, ENOBUFS, EACCES, EPERM,      EINTR,
                                ECONNREFUSED, EADDRINUSE, ECONNRESET, EPIPE,  EINVAL,  ENOENT, EOPNOTSUPP, ECONNABORTED};
   uint8_t v = take8(in);
@@ -152,7 +159,13 @@ static long netlink_answer(void *bytes, size_t room, struct sockaddr_nl *from) {
 
 /* ---- the visitor's message ---- */
 
-static long receive_message(struct msghdr *msg) {
+void kernel_message(const void *bytes, size_t n, int fds) {
+  memcpy(message.bytes, bytes, n);
+  message.n = n;
+  message.fds = fds;
+}
+
+static void honest_message(void) {
   struct fl_hello h = {.magic = FL_HELLO_MAGIC,
                        .version = FL_HELLO_VERSION,
                        .ring_size = FL_RING_MIN,
@@ -162,28 +175,46 @@ static long receive_message(struct msghdr *msg) {
                        .remote = tuple.local,
                        .local_port = tuple.remote_port,
                        .remote_port = tuple.local_port};
-  uint8_t how = take8(in), fds = how & 0x10 ? take8(in) % 7 : 1;
-  size_t len = sizeof h, room = msg->msg_iov[0].iov_len;
+
+  kernel_message(&h, sizeof h, 1);
+}
+
+/* Of a hello only: any valid size of the rings is as good. */
+static bool is_right(const unsigned char *bytes) {
+  struct fl_hello h, right;
+
+  memcpy(&h, bytes, sizeof h);
+  memcpy(&right, message.bytes, sizeof right);
+  hello_ring = h.ring_size;
+  h.ring_size = right.ring_size;
+  return memcmp(&h, &right, sizeof h) == 0 && fl_ring_size_valid(hello_ring);
+}
+
+static long receive_message(struct msghdr *msg) {
+  unsigned char bytes[128] = {0};
+  bool hello = message.n == 0;
+  if (hello)
+    honest_message();
+  uint8_t how = take8(in), fds = how & 0x10 ? take8(in) % 7 : (uint8_t)message.fds;
+  size_t len = message.n, room = msg->msg_iov[0].iov_len;
   struct cmsghdr *c = msg->msg_control;
 
   MUST(msg->msg_iovlen == 1);
-  const struct fl_hello right = h;
+  memcpy(bytes, message.bytes, message.n);
   for (int i = how & 7; i > 0; i--) {
-    size_t at = take8(in) % sizeof h;
-    uint8_t v = take8(in);
-    ((unsigned char *)&h)[at] = v;
+    size_t at = take8(in) % message.n;
+    bytes[at] = take8(in);
   }
   if (how & 0x10)
-    len = take8(in) % 100;
-  hello_ring = h.ring_size;
-  h.ring_size = right.ring_size; /* another valid size is as good */
-  honest_hello = memcmp(&h, &right, sizeof h) == 0 && fl_ring_size_valid(hello_ring) && len == sizeof h && fds == 1;
-  h.ring_size = hello_ring;
+    len = take8(in) % sizeof bytes;
+  if (hello) {
+    honest_hello = is_right(bytes) && len == message.n && fds == 1;
+    message.n = 0;
+  } else {
+    hello_ring = FL_RING_MIN;
+  }
   msg->msg_flags = len > room ? MSG_TRUNC : 0;
-  memcpy(msg->msg_iov[0].iov_base, &h,
-         len < room        ? (len < sizeof h ? len : sizeof h)
-         : room < sizeof h ? room
-                           : sizeof h);
+  memcpy(msg->msg_iov[0].iov_base, bytes, len < room ? len : room);
   /* as many descriptors as there is room for */
   int *list = (int *)CMSG_DATA(c);
   int n = 0;
@@ -254,7 +285,7 @@ static long get_option(const long args[6]) {
                                         : 0;
   const void *value = &narrow;
   size_t size = sizeof narrow;
-  long rc = trouble();
+  long rc = kernel_trouble();
 
   if (rc)
     return rc;
@@ -276,7 +307,7 @@ static long get_name(const long args[6]) {
   socklen_t *len = (socklen_t *)args[2];
   unsigned char a[128] = {0};
   size_t n = 16 + take8(in) % 13;
-  long rc = trouble();
+  long rc = kernel_trouble();
 
   take(in, a, n);
   if (take8(in) & 1)
@@ -307,6 +338,12 @@ static long read_file(void *buf, size_t room) {
 
 static bool is_open(long fd) { return fd >= 0 && fd < FDS && open_fds[fd]; }
 
+int kernel_close(int fd) {
+  MUST(is_open(fd)); /* closing what is not ours may close another thread's */
+  open_fds[fd] = false;
+  return 0;
+}
+
 static long fcntl_call(const long args[6]) {
   static const int seals[] = {F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW | F_SEAL_SEAL, 0};
   uint8_t how;
@@ -317,7 +354,7 @@ static long fcntl_call(const long args[6]) {
     honest_memfd = how < 128 || (how != 255 && (seals[how & 3] & F_SEAL_SHRINK));
     return how < 128 ? seals[0] : how == 255 ? -EINVAL : seals[how & 3];
   case F_DUPFD_CLOEXEC: return take8(in) < 200 ? fd_from((int)args[2]) : -EMFILE;
-  default: return trouble();
+  default: return kernel_trouble();
   }
 }
 
@@ -331,24 +368,21 @@ static long call(long nr, const long args[6]) {
   case __NR_accept4:
     if (nr == __NR_memfd_create)
       hello_ring = 0;
-    rc = trouble();
+    rc = kernel_trouble();
     return rc ? rc : fd_from(3);
-  case __NR_close:
-    MUST(is_open(args[0])); /* closing what is not ours may close another thread's */
-    open_fds[args[0]] = false;
-    return 0;
-  case __NR_bind: rc = take8(in); return rc < 100 ? 0 : rc < 200 ? -EADDRINUSE : trouble();
+  case __NR_close: return kernel_close((int)args[0]);
+  case __NR_bind: rc = take8(in); return rc < 100 ? 0 : rc < 200 ? -EADDRINUSE : kernel_trouble();
   case __NR_getsockopt: return get_option(args);
   case __NR_getsockname:
   case __NR_getpeername: return get_name(args);
-  case __NR_sendto: rc = trouble(); return rc ? rc : netlink_request((void *)args[1], (size_t)args[2]);
+  case __NR_sendto: rc = kernel_trouble(); return rc ? rc : netlink_request((void *)args[1], (size_t)args[2]);
   case __NR_recvfrom:
-    rc = trouble();
+    rc = kernel_trouble();
     return rc ? rc : netlink_answer((void *)args[1], (size_t)args[2], (struct sockaddr_nl *)args[4]);
   case __NR_sendmsg:
-    rc = trouble();
+    rc = kernel_trouble();
     return rc ? rc : take8(in) < 250 ? (long)((struct msghdr *)args[1])->msg_iov[0].iov_len : (long)take8(in);
-  case __NR_recvmsg: rc = trouble(); return rc ? rc : receive_message((struct msghdr *)args[1]);
+  case __NR_recvmsg: rc = kernel_trouble(); return rc ? rc : receive_message((struct msghdr *)args[1]);
   case __NR_fcntl: return fcntl_call(args);
   case __NR_lseek: {
     uint8_t how = take8(in);
@@ -356,12 +390,12 @@ static long call(long nr, const long args[6]) {
     honest_memfd &= size == right;
     return size;
   }
-  case __NR_mmap: rc = trouble(); return rc ? rc : map((size_t)args[1]);
+  case __NR_mmap: rc = kernel_trouble(); return rc ? rc : map((size_t)args[1]);
   case __NR_munmap: return unmap((void *)args[0], (size_t)args[1]);
   case __NR_ppoll: return take8(in) < 200;
-  case __NR_read: rc = trouble(); return rc ? rc : read_file((void *)args[1], (size_t)args[2]);
-  case __NR_write: rc = trouble(); return rc ? rc : take8(in) < 250 ? args[2] : 0;
-  default: return trouble();
+  case __NR_read: rc = kernel_trouble(); return rc ? rc : read_file((void *)args[1], (size_t)args[2]);
+  case __NR_write: rc = kernel_trouble(); return rc ? rc : take8(in) < 250 ? args[2] : 0;
+  default: return kernel_trouble();
   }
 }
 

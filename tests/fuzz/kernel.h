@@ -15,5 +15,12 @@ int kernel_open_fds(void);
 int kernel_mappings(void);
 /* Opens a descriptor, as an application would. */
 int kernel_fd(void);
+/* What honest peers send, instead of the hello of a rendezvous: n bytes, 128 at most, with so many descriptors. */
+void kernel_message(const void *message, size_t n, int fds);
+/* Closes a descriptor, for code that calls libc. */
+int kernel_close(int fd);
+/* 0, or a negative errno that some call can give. */
+long kernel_trouble(void);
 /* The last visitor's message was exactly right, and its memfd as well. */
 bool kernel_visitor_honest(void);
+bool kernel_visitor_honest_memfd(void); /* the memfd alone */
