@@ -16,3 +16,4 @@ same_calls() {
 }
 
 @test "a sender that does not wait comes to EAGAIN at once, the reader being away" { same_calls fill; }
+@test "what one process sends on several connections comes in the same order" { same_calls order; }

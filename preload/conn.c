@@ -180,6 +180,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
   bool sole = atomic_load_explicit(&c->nholders, memory_order_acquire) == 1 || fl_conn_holders_purge(c);
 
   FL_FAULT(conn_last);
+  fl_elsewhere();
   fl_pair_abandon(c, l);
   fl_bell_gone(c);
   if (l->has_parked) {

@@ -183,6 +183,16 @@ static inline uintptr_t fl_entry(int fd) {
   return atomic_load_explicit(&fl_fds[fd], memory_order_acquire);
 }
 
+/*
+ * This process did something that others learn of in the kernel, and not in a ring: it sent, connected, ended. What it
+ * publishes from now on comes behind that, and a receiver that waits for many connections tells it so (epoll_wait.c).
+ */
+extern _Atomic uint64_t fl_elsewhere_at;
+static inline void fl_elsewhere(void) {
+  /* relaxed: the order is that of the program; what another thread does at the same time has none */
+  atomic_store_explicit(&fl_elsewhere_at, fl_now(), memory_order_relaxed);
+}
+
 /* What an entry names, or NULL. Another thread may close the descriptor at any moment: who looks at the entry's tag
  * first uses the same entry then, and does not read it again. */
 static inline struct fl_conn *fl_entry_conn(uintptr_t e) {

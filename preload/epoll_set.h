@@ -36,6 +36,7 @@ struct fl_epoll {
   uint32_t rounds, turn;
   uint32_t wakes;     /* native sleeps that ended */
   uint64_t kernel_at; /* fl_now() of the last look at the kernel */
+  uint64_t looked_at; /* what the kernel had to tell then has been reported */
   uint32_t kicked;    /* items that are */
   bool fork_locked;
   int fd;              /* some descriptor of it */

@@ -7,6 +7,7 @@
  * rang: these are the business of the thread that is waking up.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "arena_alloc.h"
 #include "epoll_set.h"
@@ -22,6 +23,7 @@
 #define NAP_NS 1000000u
 #define FORKED_NAP_NS 50000000u /* with a bell in a set that a child has too */
 #define QUIET_WAKES 2u          /* a NATIVE item whose ring was quiet for so many sleeps leaves the hot list, */
+#define ORDERED 64              /* events of one call that are sorted */
 #define QUIET_NS 100000000u     /* and any other after so long */
 
 /* Leaves the hot list, as NATIVE; stays if something has just been published. Set locked. */
@@ -43,8 +45,29 @@ static void sweep(struct fl_epoll *s, uint64_t now) {
     retire(it);
 }
 
-/* Events of the rings, at most max. Set locked. */
-static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_event *events, int max) {
+/* Puts an event where it belongs by the time at which its ring got something: a kernel reports in this order. */
+static void put_in_order(struct epoll_event *events, uint64_t *at, int n, struct epoll_event event, uint64_t when) {
+  int i = n;
+
+  for (; i > 0 && i <= ORDERED && (int64_t)(at[i - 1] - when) > 0; i--) {
+    events[i] = events[i - 1];
+    if (i < ORDERED)
+      at[i] = at[i - 1];
+  }
+  events[i] = event;
+  if (i < ORDERED)
+    at[i] = when;
+}
+
+/* Before it published, did the sender do what the kernel tells of, and has not told yet? */
+static bool is_later(const struct fl_epoll *s, const struct fl_item *it) {
+  return (int64_t)(fl_rx_elsewhere_at(&it->conn->rx) - s->looked_at) > 0;
+}
+
+/* Events of the rings, at most max. *later: before it published one of these, a sender did what the kernel tells. Set
+ * locked. */
+static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_event *events, int max, bool *later) {
+  uint64_t at[ORDERED];
   int n = 0;
   uint32_t hot = atomic_load_explicit(&s->nhot, memory_order_relaxed);
 
@@ -60,7 +83,9 @@ static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_even
     FL_FAULT(epoll_found);
     it->active = s->wakes;
     it->active_at = now;
-    events[n++] = (struct epoll_event){.events = mask, .data = it->data};
+    *later |= is_later(s, it);
+    put_in_order(events, at, n++, (struct epoll_event){.events = mask, .data = it->data},
+                 fl_rx_pushed_at(&it->conn->rx));
     if (FL_UNLIKELY(it->events & EPOLLONESHOT)) {
       /* reported once: disarmed here and in the kernel until EPOLL_CTL_MOD */
       it->events &= EPOLLONESHOT | EPOLLET;
@@ -73,23 +98,24 @@ static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_even
   return n;
 }
 
-/* Takes the set's own bell out of n events. Returns how many are left. */
-static int strip(struct fl_epoll *s, struct epoll_event *events, int n, bool *rang) {
+/* Takes the set's own bell out of n events. Returns how many are left, and in *bell where it was, if it was there. */
+static int strip(struct fl_epoll *s, struct epoll_event *events, int n, int *bell) {
   for (int i = 0; i < n; i++)
     if (events[i].data.ptr == &s->bell) {
-      *rang = true;
-      events[i] = events[--n];
+      *bell = i;
+      memmove(events + i, events + i + 1, (size_t)(--n - i) * sizeof *events);
       break;
     }
   return n;
 }
 
-/* Adds `count` events to n others; one event per descriptor. */
-static int unite(struct epoll_event *events, int n, const struct epoll_event *more, int count) {
+/* Adds `count` events to n others; one event per descriptor, of those from number `from` on. `more` may lie behind the
+ * n in the same array. */
+static int unite(struct epoll_event *events, int from, int n, const struct epoll_event *more, int count) {
   int before = n;
 
   for (int i = 0; i < count; i++) {
-    int at = 0;
+    int at = from;
     while (at < before && events[at].data.u64 != more[i].data.u64)
       at++;
     if (at < before)
@@ -100,25 +126,42 @@ static int unite(struct epoll_event *events, int n, const struct epoll_event *mo
   return n;
 }
 
+/* Puts `count` events before number `at` of n others; one event per descriptor. There is room for all. */
+static int insert(struct epoll_event *events, int n, int at, const struct epoll_event *more, int count) {
+  memmove(events + at + count, events + at, (size_t)(n - at) * sizeof *events);
+  return unite(events, at, unite(events, 0, at, more, count), events + at + count, n - at);
+}
+
 /* The kernel's events now. Its bell, if it was rung, is for a thread that sleeps, if there is one. */
 static int look(struct fl_epoll *s, int epfd, struct epoll_event *events, int max) {
-  bool rang = false;
+  int bell = -1;
+  uint64_t now = fl_now();
   long k = fl_syscall6(__NR_epoll_pwait, epfd, (long)events, max, 0, 0, 8);
 
+  if (k < max)
+    s->looked_at = now;
   if (k <= 0)
     return 0;
-  int n = strip(s, events, (int)k, &rang);
-  if (rang && atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
+  int n = strip(s, events, (int)k, &bell);
+  if (bell >= 0 && atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
     fl_bell_own(&s->bell);
   return n;
 }
 
-/* Adds the kernel's events behind n of ours. */
-static int merge(struct fl_epoll *s, int epfd, struct epoll_event *events, int n, int max) {
+/* Adds the kernel's events to n of ours, before number `at`. */
+static int merge(struct fl_epoll *s, int epfd, struct epoll_event *events, int n, int at, int max) {
   struct epoll_event more[64];
   int room = max - n < 64 ? max - n : 64;
 
-  return room == 0 ? n : unite(events, n, more, look(s, epfd, more, room));
+  return room == 0 ? n : insert(events, n, at, more, look(s, epfd, more, room));
+}
+
+/* Is there one for which collect would say *later? */
+static bool any_later(struct fl_epoll *s) {
+  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
+    if (fl_conn_mapped(s->hot[i]->conn) && is_later(s, s->hot[i]))
+      return true;
+  return false;
 }
 
 static bool any_hot(struct fl_epoll *s) {
@@ -171,7 +214,7 @@ static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signal
   }
   if (!watching)
     return SPUN_NOTHING;
-  if (kernel_busy(s) && (*n = merge(s, epfd, events, 0, max)) > 0)
+  if (kernel_busy(s) && !any_hot(s) && (*n = merge(s, epfd, events, 0, 0, max)) > 0)
     return SPUN_KERNEL;
   FL_FAULT(epoll_spin);
   fl_wait_begin(&w, &s->hist, peers_cpu(s), ns);
@@ -187,7 +230,8 @@ static enum spun spin(struct fl_epoll *s, int epfd, uint64_t ns, uint32_t signal
     enum fl_wait_verdict v = fl_wait_step(&w);
     if (v == FL_WAIT_SLEEP)
       break;
-    if (v == FL_WAIT_KERNEL && (*n = merge(s, epfd, events, 0, max)) > 0) {
+    /* first what came while the CPU was given away: the kernel's may have come after it */
+    if (v == FL_WAIT_KERNEL && !any_hot(s) && (*n = merge(s, epfd, events, 0, 0, max)) > 0) {
       r = SPUN_KERNEL;
       break;
     }
@@ -320,19 +364,19 @@ struct sleeping {
   int epfd;
   struct epoll_event *events;
   int n;
-  bool rang;
+  int bell; /* where the bell was among the events, -1: it was not */
 };
 
 /* Also on cancellation. */
 static void wake(struct sleeping *z) {
   int saved = errno;
 
-  z->n = strip(z->set, z->events, z->n, &z->rang);
+  z->n = strip(z->set, z->events, z->n, &z->bell);
   if (fl_lock(&z->set->lock) == FL_LOCKED) {
     atomic_fetch_sub_explicit(&z->set->sleepers, 1, memory_order_relaxed);
     if (FL_UNLIKELY(z->set->kicked))
       fl_set_unkick(z->set, z->epfd, z->events, z->n > 0 ? z->n : 0);
-    if (z->n > 0 || z->rang)
+    if (z->n > 0 || z->bell >= 0)
       rewatch(z->set);
     fl_unlock(&z->set->lock);
   }
@@ -343,25 +387,27 @@ static void wake_at(struct sleeping **z) { wake(*z); }
 
 /* Set locked on entry, released on return. */
 static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, uint64_t ns,
-                        const sigset_t *mask, bool *rang) {
+                        const sigset_t *mask, int *bell) {
   fl_unlock(&s->lock);
-  struct sleeping z = {s, epfd, events, 0, false};
+  struct sleeping z = {s, epfd, events, 0, -1};
   {
     struct sleeping *woken __attribute__((cleanup(wake_at))) = &z;
     FL_FAULT(epoll_sleep);
     woken->n = wait_native(epfd, events, max, ns, mask);
     FL_FAULT(epoll_woken);
   }
-  *rang = z.rang;
+  *bell = z.bell;
   return z.n;
 }
 
-/* Ring events behind n of the kernel's, which were taken from it and have to be reported. Set locked. */
-static int add_rings(struct fl_epoll *s, int epfd, struct epoll_event *events, int n, int max) {
+/* Adds ring events to n of the kernel's, which were taken from it and have to be reported, before number `at`. Set
+ * locked. */
+static int add_rings(struct fl_epoll *s, int epfd, struct epoll_event *events, int n, int at, int max) {
   struct epoll_event more[64];
   int room = max - n < 64 ? max - n : 64;
+  bool later;
 
-  return room == 0 ? n : unite(events, n, more, collect(s, epfd, fl_now(), more, room));
+  return room == 0 ? n : insert(events, n, at, more, collect(s, epfd, fl_now(), more, room, &later));
 }
 
 static int interrupted(struct fl_epoll *s) {
@@ -401,16 +447,18 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
        */
       uint64_t now = fl_now();
       bool ask = ++s->rounds % KERNEL_ROUNDS == 0 || now - s->kernel_at > fl_ns_to_ticks(KERNEL_EVERY_NS);
-      int room = ask && max > 1 ? max - (max + 3) / 4 : max;
+      bool later = max == 1 && any_later(s);
+      ask |= later;
+      int room = max > 1 ? max - (max + 3) / 4 : max;
       if (ask) {
         s->kernel_at = now;
-        if (max == 1 && (n = merge(s, epfd, events, 0, 1)) > 0)
+        if (max == 1 && (n = merge(s, epfd, events, 0, 0, 1)) > 0)
           return leave_with(s, n);
       }
-      n = collect(s, epfd, now, events, room);
+      n = collect(s, epfd, now, events, room, &later);
       sweep(s, now);
       if (n)
-        return leave_with(s, ask ? merge(s, epfd, events, n, max) : n);
+        return leave_with(s, ask || later ? merge(s, epfd, events, n, later ? 0 : n, max) : n);
       uint64_t ns = left_ns(timeout, begin);
       if (!spun && ns) {
         uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
@@ -425,9 +473,9 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
     }
     if (timeout && begin == 0) { /* a look, not a wait: nobody sleeps */
       fl_unlock(&s->lock);
-      bool rang = false;
-      n = strip(s, events, wait_native(epfd, events, max, 0, mask), &rang);
-      if (rang && atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
+      int bell = -1;
+      n = strip(s, events, wait_native(epfd, events, max, 0, mask), &bell);
+      if (bell >= 0 && atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
         fl_bell_own(&s->bell); /* it was meant for a thread that sleeps */
       return n;
     }
@@ -448,16 +496,17 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
       return interrupted(s);
     }
-    bool rang;
-    n = sleep_native(s, epfd, events, max, ns > longest ? longest : ns, mask, &rang);
-    bool more = n == 0 && (rang || ns > longest);
-    if (!more && !rang)
+    int bell;
+    s->looked_at = fl_now();
+    n = sleep_native(s, epfd, events, max, ns > longest ? longest : ns, mask, &bell);
+    bool more = n == 0 && (bell >= 0 || ns > longest);
+    if (!more && bell < 0)
       return n;
     if (fl_lock(&s->lock) != FL_LOCKED) {
       errno = EINTR; /* this thread's own lock, abandoned by a signal handler: nothing can be said */
       return n > 0 ? n : -1;
     }
     if (n > 0)
-      return leave_with(s, add_rings(s, epfd, events, n, max));
+      return leave_with(s, add_rings(s, epfd, events, n, bell, max));
   }
 }

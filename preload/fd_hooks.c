@@ -64,6 +64,7 @@ FL_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len) {
 
   if (!fl_fds || !addr || len < sizeof addr->sa_family)
     return r;
+  fl_elsewhere();
   int saved = errno;
   if (FL_UNLIKELY(c != NULL)) {
     if (r == 0 && addr->sa_family == AF_UNSPEC)
@@ -375,7 +376,10 @@ FL_EXPORT int shutdown(int fd, int how) {
     }
     errno = saved;
   }
-  return REAL(shutdown)(fd, how);
+  int r = REAL(shutdown)(fd, how);
+  if (c)
+    fl_elsewhere();
+  return r;
 }
 
 FL_SECOND_NAME(connect);

@@ -174,8 +174,11 @@ bool fl_send_enter(struct fl_conn *c, int fd, size_t hint, int flags) {
   }
 }
 
+_Atomic uint64_t fl_elsewhere_at;
+
 void fl_send_end(struct fl_conn *c, ssize_t sent) {
   if (sent > 0) {
+    fl_elsewhere();
     atomic_fetch_add_explicit(&c->ktx, (uint64_t)sent, memory_order_relaxed);
     fl_count_add(&c->tx_kernel, (uint64_t)sent);
   }
@@ -265,10 +268,13 @@ static size_t send_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_
 
 /* ---- ring lane ---- */
 
-/* Has the peer ended or died? Then only the kernel may tell the application how. */
+/* Has the peer ended or died? Then only the kernel may tell the application how. Also takes the time for what is
+ * published next. */
 static bool peer_gone(struct fl_conn *c, int fd) {
   uint64_t now = fl_now();
 
+  c->tx.pushed_at = now;
+  c->tx.elsewhere_at = atomic_load_explicit(&fl_elsewhere_at, memory_order_relaxed);
   if (FL_LIKELY(now - c->alive_at < fl_ns_to_ticks(ALIVE_EVERY_NS)))
     return false;
   if (fl_sys_ready(fd, POLLRDHUP) != 0)

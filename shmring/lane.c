@@ -176,6 +176,9 @@ enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n) {
   uint64_t desired = (tx->head + n) << FL_STATE_BITS | FL_WATCHING;
   FL_FAULT(tx_publish);
 
+  /* relaxed, both: the CAS releases them; on a line that it takes anyway */
+  atomic_store_explicit(&tx->lane->pushed_at, tx->pushed_at, memory_order_relaxed);
+  atomic_store_explicit(&tx->lane->elsewhere_at, tx->elsewhere_at, memory_order_relaxed);
   /*
    * release: the ring bytes and the extent, stored above, are seen by whoever acquires the new head (fl_rx_peek);
    * failure relaxed: nothing was published and nothing is read on the strength of it.

@@ -72,10 +72,12 @@ struct fl_extent {
 /* Flags that a sender leaves for its receiver before it says the same through the kernel lane. */
 #define FL_FLAG_FIN 1u /* the sender ended its direction in an orderly way (shutdown or close) */
 
-/* One direction. Who writes what: `word` both; the sender's line only the sender; the receiver's line only the
- * receiver. */
+/* One direction. Who writes what: `word` both; the rest of its line, which a sender has when it publishes, and the
+ * sender's line only the sender; the receiver's line only the receiver. */
 struct fl_lane {
   _Alignas(128) _Atomic uint64_t word;
+  _Atomic uint64_t pushed_at; /* hint: when the sender published last; a clock that all processes of the host share */
+  _Atomic uint64_t elsewhere_at; /* hint: when it had last done something that is seen elsewhere, in the kernel */
 
   _Alignas(128) _Atomic uint32_t extent_head; /* extents ever written */
   _Atomic uint32_t flags;
@@ -124,8 +126,9 @@ struct fl_tx {
   uint32_t extent_tail_seen;
   uint64_t returned; /* the receiver will never read what lies before this position */
   uint64_t owed;     /* and of that, so many bytes before head are still to be sent over the kernel lane */
-  int32_t cpu;       /* last value stored in lane->tx_cpu */
-  bool pending;      /* the newest extent describes position head, which is not published yet */
+  uint64_t pushed_at, elsewhere_at; /* what the next publication tells: the caller's */
+  int32_t cpu;                      /* last value stored in lane->tx_cpu */
+  bool pending;                     /* the newest extent describes position head, which is not published yet */
   bool broken;
   bool may_ring; /* the caller can ring the receiver's bell now */
   bool ring_due; /* bytes were published to a receiver in BELL: the caller rings */
@@ -354,6 +357,17 @@ static inline uint64_t fl_rx_kernel_intent(const struct fl_rx *rx) {
 static inline uint64_t fl_rx_kernel_sent(const struct fl_rx *rx) {
   /* acquire: the look at the head stays behind this one, or a chunk published between the two would be overtaken */
   return atomic_load_explicit(&rx->lane->kernel_sent, memory_order_acquire);
+}
+
+/* When the sender published last, and when it had last done before that what the kernel tells of: to find what came
+ * first of two lanes, or of a lane and the kernel. Hints, to be asked when the ring was seen not to be empty. [any
+ * thread] */
+static inline uint64_t fl_rx_pushed_at(const struct fl_rx *rx) {
+  /* relaxed, both: behind the acquire of the head, which pairs with the publishing CAS behind their stores */
+  return atomic_load_explicit(&rx->lane->pushed_at, memory_order_relaxed);
+}
+static inline uint64_t fl_rx_elsewhere_at(const struct fl_rx *rx) {
+  return atomic_load_explicit(&rx->lane->elsewhere_at, memory_order_relaxed);
 }
 
 /* CPU on which the other end last sent (for a receiver) or received (for a sender); -1 if not known. [any thread] */
