@@ -185,6 +185,16 @@ END
   leave_spaces
 }
 
+@test "a program that closes and overwrites descriptors, and forks: the library's connection to the registry is lost, not its data" {
+  prepare
+  echo_in a 0.0.0.0 5000
+  in_space b
+  assert_equal "$(client "$PYTHON" "$FIXTURES/closing.py" 10.77.1.1 5000)" fine
+  stop echo-a
+  assert_paired python3
+  leave_spaces
+}
+
 @test "counters for Prometheus" {
   need curl
   need_spaces

@@ -172,6 +172,7 @@ enum fl_tag {
   FL_TAG_MASK = 3,
 };
 #define FL_STREAM_NONBLOCK ((uintptr_t)4) /* with FL_TAG_STREAM */
+#define FL_PRIVATE_HOST ((uintptr_t)4)    /* with FL_TAG_PRIVATE: the connection to fastlocald */
 
 extern _Atomic uintptr_t *fl_fds; /* NULL until initialised or when disabled */
 extern unsigned fl_fds_size;      /* 0 then */

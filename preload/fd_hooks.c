@@ -164,7 +164,7 @@ FL_EXPORT int dup3(int old, int new, int flags) {
 
 /* ---- closing ---- */
 
-static bool private_fd(int fd) { return fl_entry(fd) == FL_TAG_PRIVATE; }
+static bool private_fd(int fd) { return (fl_entry(fd) & FL_TAG_MASK) == FL_TAG_PRIVATE; }
 
 FL_EXPORT int close(int fd) {
   if (FL_UNLIKELY(fl_entry(fd) != 0)) {
@@ -186,7 +186,7 @@ static void forget_range(unsigned first, unsigned last) {
     last = fl_fds_size - 1;
   int saved = errno;
   for (unsigned fd = first; fd <= last; fd++)
-    if (fl_entry((int)fd) && fl_entry((int)fd) != FL_TAG_PRIVATE)
+    if (fl_entry((int)fd) && !private_fd((int)fd))
       fl_conn_forget((int)fd, true);
   errno = saved;
 }
@@ -194,7 +194,7 @@ static void forget_range(unsigned first, unsigned last) {
 /* Private descriptors go with the rest: a rendezvous is lost, which costs a try. Its owner sees the empty entry. */
 static void drop_private(unsigned first, unsigned last) {
   for (unsigned fd = first; fd <= last && fd < fl_fds_size; fd++)
-    if (fl_entry((int)fd) == FL_TAG_PRIVATE)
+    if (private_fd((int)fd))
       fl_fds_set((int)fd, 0);
 }
 

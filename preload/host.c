@@ -64,7 +64,7 @@ static void count_miss(const struct fl_conn *c, bool missed) {
 
 /* The application may have closed the number (closefrom): then it is not ours any more. */
 static bool still_open(void) {
-  if (host.open && fl_entry(host.fd) != FL_TAG_PRIVATE)
+  if (host.open && fl_entry(host.fd) != (FL_TAG_PRIVATE | FL_PRIVATE_HOST))
     host.open = false;
   return host.open;
 }
@@ -98,7 +98,7 @@ static int reach(int base_fd) {
     host.retry_at = fl_now() + fl_ns_to_ticks(RETRY_NS);
     return -EMFILE;
   }
-  fl_fds_set(fd, FL_TAG_PRIVATE);
+  fl_fds_set(fd, FL_TAG_PRIVATE | FL_PRIVATE_HOST);
   host.fd = fd;
   host.open = true;
   host.session++;
