@@ -80,6 +80,10 @@ handed_over() {
 }
 @test "vfork and exec of a program that does not use the connection" { same_on_rings execs vfork-idle; }
 @test "vfork: the connection becomes a program's output" { same execs vfork-output; }
+@test "vfork: the child closes its copy of a young connection, the parent goes on" { same execs vfork-close young; }
+@test "vfork: the child closes its copy of a paired connection, the parent is on the ring" {
+  same_on_rings execs vfork-close old
+}
 
 @test "unread bytes: exec, with the library, the peer waits in recv" { handed_over exec with waits; }
 @test "unread bytes: exec, without the library, the peer waits in recv" { handed_over exec without waits; }

@@ -20,49 +20,31 @@ _Atomic uintptr_t *fl_fds;
 unsigned fl_fds_size;
 
 static struct fl_arena *arena;
-static struct fl_conn *conns;
-static struct fl_local *locals; /* same index */
+struct fl_conn *fl_conns;
+struct fl_local *fl_locals;
 
-/* A page that the kernel gives to a child of fork as zeros, whoever called fork or clone. */
-struct self {
-  int32_t pid; /* 0: this is a child that has not noticed yet */
-};
-static struct self *self;
-static int32_t self_pid; /* copy that survives the wipe: the parent's, until the child refreshes it */
-static FL_TLS int32_t tid;
-static FL_TLS int32_t tid_of_pid; /* the process that tid was read in */
+struct fl_self fl_self;
+FL_TLS struct fl_thread fl_thread;
 
 /* ---- process ---- */
 
-int32_t fl_tid(void) {
-  if (FL_UNLIKELY(tid_of_pid != self_pid)) {
-    tid = fl_sys_gettid();
-    tid_of_pid = self_pid;
-  }
-  return tid;
+int32_t fl_tid_ask(void) {
+  fl_thread = (struct fl_thread){.tid = fl_sys_gettid(), .pid = fl_self.pid};
+  return fl_thread.tid;
 }
 
-int32_t fl_pid(void) {
-  fl_process_check();
-  return self_pid;
-}
-
-void fl_process_check(void) {
-  if (FL_LIKELY(!self || self->pid != 0))
-    return;
-  fl_process_forked_child(false);
-}
+void fl_self_forked(void) { fl_process_forked_child(false); }
 
 void fl_arena_forked_child(void) {
-  self_pid = fl_sys_getpid();
-  if (self)
-    self->pid = self_pid;
+  fl_self.pid = fl_sys_getpid();
+  if (fl_self.wiped)
+    *fl_self.wiped = fl_self.pid;
   fl_arena_alloc_forked_child();
 }
 
 bool fl_in_vfork_child(void) {
   /* A vfork child shares our memory, so the wiped page does not tell; only the kernel does. */
-  return self_pid && self && self->pid == self_pid && fl_sys_getpid() != self_pid;
+  return fl_self.pid && fl_self.wiped && *fl_self.wiped == fl_self.pid && fl_sys_getpid() != fl_self.pid;
 }
 
 static bool table_init(void) {
@@ -90,7 +72,7 @@ static bool arena_map(void) {
   if (!ok)
     return false;
   arena = at;
-  conns = (struct fl_conn *)((char *)at + FL_ARENA_CONN_OFFSET);
+  fl_conns = (struct fl_conn *)((char *)at + FL_ARENA_CONN_OFFSET);
   arena->version = FL_ARENA_VERSION;
   arena->conn_size = sizeof(struct fl_conn);
   arena->conn_offset = FL_ARENA_CONN_OFFSET;
@@ -101,16 +83,18 @@ static bool arena_map(void) {
 }
 
 bool fl_process_init(void) {
-  self_pid = fl_sys_getpid();
-  locals = fl_sys_map_private(FL_CONNS * sizeof *locals);
-  self = fl_sys_map_private(4096);
-  if (!locals || !self || !arena_map() || !fl_arena_alloc_init(arena)) {
+  int32_t *wiped = fl_sys_map_private(4096);
+
+  fl_self.pid = fl_sys_getpid();
+  fl_locals = fl_sys_map_private(FL_CONNS * sizeof *fl_locals);
+  if (!fl_locals || !wiped || !arena_map() || !fl_arena_alloc_init(arena)) {
     fl_log(FL_LOG_ERROR, "no memory for the connection table: everything stays on TCP");
     return false;
   }
-  if (fl_syscall6(__NR_madvise, (long)self, 4096, MADV_WIPEONFORK, 0, 0, 0) != 0)
+  if (fl_syscall6(__NR_madvise, (long)wiped, 4096, MADV_WIPEONFORK, 0, 0, 0) != 0)
     return false;
-  self->pid = self_pid;
+  *wiped = fl_self.pid;
+  fl_self.wiped = wiped;
   return table_init(); /* last: from here on connections are followed */
 }
 
@@ -158,10 +142,7 @@ enum fl_locked fl_lock_slow(fl_lock_t *lock, int32_t me) {
 /* ---- slots ---- */
 
 struct fl_conn *fl_arena_conn(uint32_t i) {
-  return &conns[i];
+  return &fl_conns[i];
 }
-uint32_t fl_arena_index(const struct fl_conn *c) { return (uint32_t)(c - conns); }
-struct fl_local *fl_local_of(const struct fl_conn *c) {
-  return &locals[c - conns];
-}
+uint32_t fl_arena_index(const struct fl_conn *c) { return (uint32_t)(c - fl_conns); }
 uint32_t fl_arena_high(void) { return arena ? atomic_load_explicit(&arena->used_high, memory_order_acquire) : 0; }

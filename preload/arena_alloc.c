@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stddef.h>
-#include <string.h>
 
 #include "registry/sys.h"
 #include "shmring/fault.h"
@@ -100,12 +99,16 @@ static void refill(void) {
   chunk_hint = 0;
 }
 
-/* Everything but the locks and the counts of threads inside, which are 0, or belong to a thread that is late. */
+/* Everything but the locks and the counts of threads inside, which are 0, or belong to a thread that is late; and but
+ * for what means something only once the connection is paired (install in pair.c). Most connections never are: they
+ * touch three lines. */
 static void reset(struct fl_conn *c) {
-#define CLEAR(from, to) memset((char *)c + offsetof(struct fl_conn, from), 0, (to)-offsetof(struct fl_conn, from))
-  CLEAR(phase, offsetof(struct fl_conn, tx_lock));
-  CLEAR(ktx, offsetof(struct fl_conn, rx_lock));
-  CLEAR(krx, sizeof *c);
+#define CLEAR(from, to) \
+  __builtin_memset((char *)c + offsetof(struct fl_conn, from), 0, \
+                   offsetof(struct fl_conn, to) - offsetof(struct fl_conn, from))
+  CLEAR(phase, tx_lock);
+  CLEAR(ktx, alive_at);
+  CLEAR(krx, rx);
 #undef CLEAR
 }
 
@@ -125,6 +128,9 @@ struct fl_conn *fl_arena_alloc(void) {
     uint32_t generation = atomic_load_explicit(&c->used, memory_order_relaxed) | 1;
     reset(c);
     c->generation = generation;
+    /* relaxed: `used` orders. A slot that is used and held by nobody would be collected by another thread's refill */
+    atomic_store_explicit(&c->holder[0], fl_pid(), memory_order_relaxed);
+    atomic_store_explicit(&c->nholders, 1, memory_order_relaxed);
     FL_FAULT(slot_reset);
     atomic_store_explicit(&c->used, generation, memory_order_release);
   }

@@ -8,7 +8,7 @@
 bool fl_arena_alloc_init(struct fl_arena *a);
 void fl_arena_alloc_forked_child(void); /* the chunks are the parent's */
 
-/* A zeroed connection with an odd generation, or NULL. [any thread] */
+/* A fresh connection that this process holds, or NULL. What only paired connections use is not cleared. [any thread] */
 struct fl_conn *fl_arena_alloc(void);
 void fl_arena_free(struct fl_conn *c);
 

@@ -112,14 +112,13 @@ void fl_conn_open(int fd, bool nonblock) {
   if (!c)
     return;
   struct fl_local *l = fl_local_of(c);
-  memset((char *)l + offsetof(struct fl_local, nfds), 0, sizeof *l - offsetof(struct fl_local, nfds));
-  l->rdv.fd = l->rdv.visitor = -1;
+  __builtin_memset((char *)l + offsetof(struct fl_local, nfds), 0,
+                   offsetof(struct fl_local, rdv) - offsetof(struct fl_local, nfds));
   atomic_store_explicit(&l->nfds, 1, memory_order_relaxed);
   atomic_store_explicit(&c->nonblock, nonblock, memory_order_relaxed);
   atomic_store_explicit(&c->reason, FL_WHY_YOUNG, memory_order_relaxed);
   atomic_store_explicit(&c->fd_hint, fd, memory_order_relaxed);
   FL_FAULT(conn_open);
-  fl_conn_holder_add(c, fl_pid());
   fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
   fl_stats_conn_opened();
 }
@@ -147,7 +146,8 @@ static void put(struct fl_conn *c) {
 
 /* Unmaps what was retired, if nobody looks at it any more. */
 static void unmap_retired(struct fl_local *l) {
-  if (atomic_load_explicit(&l->users, memory_order_seq_cst) > 0)
+  if (!atomic_load_explicit(&l->retired, memory_order_relaxed) ||
+      atomic_load_explicit(&l->users, memory_order_seq_cst) > 0)
     return;
   /* acq_rel: of two that come here one gets it */
   struct fl_segment *seg = atomic_exchange_explicit(&l->retired, NULL, memory_order_acq_rel);
@@ -161,8 +161,7 @@ void fl_conn_leave(struct fl_conn *c) {
   /* seq_cst: what this thread did to the connection comes before its end; pairs with conn_last */
   if (atomic_fetch_sub_explicit(&l->users, 1, memory_order_seq_cst) > 1)
     return;
-  if (FL_UNLIKELY(atomic_load_explicit(&l->retired, memory_order_relaxed) != NULL))
-    unmap_retired(l);
+  unmap_retired(l);
   if (FL_UNLIKELY(atomic_load_explicit(&c->closed, memory_order_relaxed)))
     put(c);
 }
@@ -174,9 +173,32 @@ static void reset_on_close(int fd) {
   fl_sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
 }
 
-/* The last descriptor of this process goes. */
-static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closing) {
+/* A connection that does not look for its peer, and has not found it, is nothing but counts. */
+static bool plain(const struct fl_conn *c) {
+  uint8_t phase = atomic_load_explicit(&c->phase, memory_order_relaxed);
+  return (phase == FL_FRESH || phase == FL_SETTLED) && atomic_load_explicit(&c->nholders, memory_order_acquire) == 1;
+}
+
+/* The descriptor is open after all: it was a vfork child's copy of it that was closed. */
+static void forget_not(struct fl_conn *c, struct fl_local *l, int fd) {
+  atomic_fetch_add_explicit(&l->nfds, 1, memory_order_acq_rel);
+  fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
+}
+
+/* The last descriptor of this process goes. `was_plain`: nobody has asked yet whether this is the child of a vfork,
+ * which closes its own descriptors, and whose memory is ours. */
+static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closing, bool was_plain) {
   bool tx = fl_lock(&c->tx_lock) == FL_LOCKED, rx = fl_lock(&c->rx_lock) == FL_LOCKED;
+
+  if (FL_UNLIKELY(was_plain && !plain(c) && fl_in_vfork_child())) {
+    forget_not(c, l, fd); /* another thread began to pair it in the meantime */
+    if (rx)
+      fl_unlock(&c->rx_lock);
+    if (tx)
+      fl_unlock(&c->tx_lock);
+    fl_conn_pin(c, FL_WHY_SHARED); /* its epoll sets have forgotten it */
+    return;
+  }
   bool sole = atomic_load_explicit(&c->nholders, memory_order_acquire) == 1 || fl_conn_holders_purge(c);
 
   FL_FAULT(conn_last);
@@ -235,7 +257,10 @@ void fl_conn_forget(int fd, bool closing) {
     fl_fds_set(fd, 0);
     return;
   }
-  if (fl_in_vfork_child())
+  /* Asking the kernel who we are costs as much as all the rest. A plain connection can do without: if the child of a
+   * vfork makes the table forget it, it stays on TCP, where it is. */
+  bool was_plain = (e & FL_TAG_MASK) == FL_TAG_CONN && plain((struct fl_conn *)e);
+  if (!was_plain && fl_in_vfork_child())
     return;
   e = fl_fds_set(fd, 0);
   if ((e & FL_TAG_MASK) == FL_TAG_EPOLL) {
@@ -250,10 +275,12 @@ void fl_conn_forget(int fd, bool closing) {
   if (left > 0) {
     /* The kernel keeps an epoll registration alive while a dup of its descriptor is open, and can no longer be told to
      * delete it: keep the item as well, it goes with the last descriptor. */
+    if (was_plain && fl_in_vfork_child())
+      forget_not(c, l, fd); /* through its other descriptor it may pair */
     return;
   }
   fl_epoll_conn_gone(c, l);
-  conn_last(c, l, fd, closing);
+  conn_last(c, l, fd, closing, was_plain);
 }
 
 /* ---- lanes ---- */

@@ -19,6 +19,7 @@
 #include <limits.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -113,9 +114,10 @@ struct fl_conn {
   _Alignas(128) fl_lock_t tx_lock;
   _Atomic int32_t tx_busy; /* threads inside a native send that may block */
   _Atomic uint64_t ktx;    /* bytes ever sent on the kernel lane */
-  uint64_t alive_at;       /* fl_now(): when the peer was last seen not to be dead */
+  struct fl_count tx_kernel, tx_ring;
+  /* once paired */
+  uint64_t alive_at; /* fl_now(): when the peer was last seen not to be dead */
   struct fl_tx tx;
-  struct fl_count tx_ring, tx_kernel;
   struct fl_wait_hist tx_hist;
   uint32_t full_skip, full_vain; /* tx.c: sleeping on a full ring */
   bool full_still;               /* tx.c: nothing was read since a spin for a full ring was in vain */
@@ -126,8 +128,9 @@ struct fl_conn {
   _Atomic uint64_t krx;        /* bytes ever received on the kernel lane */
   _Atomic int32_t rx_error;    /* errno that the kernel told us, once, and the application has not seen; 0 none */
   _Atomic uint32_t rx_gen;     /* bumped by every receive: shows an interrupted one that it must look again */
+  struct fl_count rx_kernel, rx_ring;
+  /* once paired */
   struct fl_rx rx;
-  struct fl_count rx_ring, rx_kernel;
   struct fl_wait_hist rx_hist;
 };
 
@@ -137,27 +140,31 @@ struct fl_item;      /* epoll.c: one registration of a connection in one epoll s
 
 /* This process's part of a connection: same index as in the arena. */
 struct fl_local {
-  _Atomic int32_t users; /* threads that may look at the segment without a lock: see fl_conn_enter; never reset */
-  fl_lock_t reg_lock;    /* never reset */
+  _Alignas(64) _Atomic int32_t users; /* threads that may look at the segment without a lock: see fl_conn_enter; never
+                                         reset */
+  fl_lock_t reg_lock;                 /* never reset */
+
+  /* From here to rdv: cleared for each connection (fl_conn_open). The first line is all that the most of them use. */
   _Atomic int32_t nfds;
   _Atomic bool polled; /* seen in poll or select: a nonblocking receiver comes back through a hooked wait */
+  bool rdv_open;
+  bool has_parked;
+  bool asks_host; /* the peer is not in this network namespace: fastlocald is asked */
   _Atomic(struct fl_segment *) retired; /* unmapped by the last of them */
   struct fl_item *items;                /* under reg_lock */
   _Atomic(struct fl_segment *) seg;     /* the mapping; set and cleared under tx_lock and rx_lock */
-  size_t seg_bytes;
-  struct fl_rdv rdv; /* under tx_lock and rx_lock */
-  bool rdv_open;
-  uint32_t ops;       /* messages seen while not paired */
-  uint64_t bytes;     /* and their bytes */
   uint64_t next_look; /* fl_now() from which on the rendezvous is looked at again, 0 before the first step */
-  uint32_t looks, starts;
-  bool bells;                /* the other end is of the same user: bells may be given and taken */
-  struct fl_peer_bell *bell; /* the one that the other end knows we can ring; under tx_lock */
+  uint64_t bytes;     /* seen while not paired */
+  uint32_t ops;       /* and their messages */
+  uint32_t starts, looks;
+  bool bells; /* the other end is of the same user: bells may be given and taken */
   uint32_t bell_misses, bell_posts;
-  struct fl_pairing parked; /* a segment that waits for a moment in which the counts can be compared */
-  bool has_parked;
-  bool asks_host; /* the peer is not in this network namespace: fastlocald is asked */
+  struct fl_peer_bell *bell; /* the one that the other end knows we can ring; under tx_lock */
+  size_t seg_bytes;
   struct fl_host_state host;
+
+  struct fl_rdv rdv;        /* under tx_lock and rx_lock; means something if rdv_open says so */
+  struct fl_pairing parked; /* a segment that waits for a moment in which the counts can be compared; if has_parked */
 };
 
 struct fl_arena; /* arena.c */
@@ -213,11 +220,38 @@ uintptr_t fl_fds_set(int fd, uintptr_t entry);
 
 /* ---- process ---- */
 
-int32_t fl_tid(void);         /* this thread, cached */
-int32_t fl_pid(void);         /* this process, cached; right after fork and clone */
-bool fl_in_vfork_child(void); /* a child that shares our memory is running: change nothing */
+/* What this process knows of itself. `wiped` is in a page that the kernel gives to a child of fork as zeros, whoever
+ * called fork or clone: NULL without the library, 0 in a child that has not noticed yet. */
+struct fl_self {
+  int32_t *wiped;
+  int32_t pid; /* copy that survives: the parent's, until the child refreshes it */
+};
+extern struct fl_self fl_self;
+void fl_self_forked(void);
+
+/* Finds a fork that no handler saw. */
+static inline void fl_process_check(void) {
+  if (FL_UNLIKELY(fl_self.wiped && *fl_self.wiped == 0))
+    fl_self_forked();
+}
+
+/* This process, right after fork and clone as well. */
+static inline int32_t fl_pid(void) {
+  fl_process_check();
+  return fl_self.pid;
+}
+
+/* This thread, cached for the process that it was asked in. */
+struct fl_thread {
+  int32_t tid, pid;
+};
+extern FL_TLS struct fl_thread fl_thread;
+int32_t fl_tid_ask(void);
+
+static inline int32_t fl_tid(void) { return FL_LIKELY(fl_thread.pid == fl_self.pid) ? fl_thread.tid : fl_tid_ask(); }
+
+bool fl_in_vfork_child(void); /* a child that shares our memory is running: change nothing. A system call */
 bool fl_process_init(void);   /* table and arena; false: no memory, pass everything through */
-void fl_process_check(void);  /* finds a fork that no handler saw; cheap */
 
 /* ---- locks ---- */
 
@@ -241,7 +275,10 @@ static inline void fl_unlock(fl_lock_t *lock) {
 
 /* ---- connections (conn.c) ---- */
 
-struct fl_local *fl_local_of(const struct fl_conn *c);
+extern struct fl_conn *fl_conns; /* the arena's, and the private parts, by the same index */
+extern struct fl_local *fl_locals;
+
+static inline struct fl_local *fl_local_of(const struct fl_conn *c) { return &fl_locals[c - fl_conns]; }
 
 /* Begins to follow fd, which a successful connect or accept just gave. Replaces what the table held. `nonblock` as
  * known. */

@@ -197,6 +197,9 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
   FL_FAULT(pair_install);
   l->seg = p->seg;
   l->seg_bytes = p->bytes;
+  /* what the slot's former connection left: see reset in arena_alloc.c */
+  memset(&c->alive_at, 0, offsetof(struct fl_conn, rx_lock) - offsetof(struct fl_conn, alive_at));
+  memset(&c->rx, 0, sizeof *c - offsetof(struct fl_conn, rx));
   fl_attach(p->seg, p->ring_size, p->end, &c->tx, &c->rx);
   fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   fl_tx_sent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));

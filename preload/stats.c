@@ -47,6 +47,8 @@ void fl_stats_conn_closed(const struct fl_conn *c) {
 
   for (enum lane i = 0; i < LANES; i++) {
     add_count(&sum, i, count_of(c, i));
+    if (sum.bytes[i] == 0 && sum.messages[i] == 0)
+      continue;
     atomic_fetch_add_explicit(&totals.lane[i].bytes, sum.bytes[i], memory_order_relaxed);
     atomic_fetch_add_explicit(&totals.lane[i].messages, sum.messages[i], memory_order_relaxed);
   }

@@ -9,6 +9,7 @@
  * bytes read or not execs cloexec-child         a child's exec closes the child's descriptor; this process goes on
  * while the child lives execs vfork-idle            vfork and exec of a program that does not touch the connection
  *   execs vfork-output          vfork, the connection becomes standard output, exec
+ *   execs vfork-close young|old a vfork child closes its descriptors, early or late in the life of the connection
  *
  *   execs go-on FD, end, show ARG...: the new programs
  */
@@ -196,6 +197,23 @@ static void vfork_output(int fd) {
   pingpong(fd, 2000, 1000, 4);
 }
 
+static void vfork_close(int fd, const char *when) {
+  if (!strcmp(when, "old"))
+    much(fd);
+  for (int i = 0; i < 5; i++) {
+    pid_t pid = vfork();
+    if (pid == 0) {
+      for (int other = 3; other < 256; other++)
+        close(other);
+      execlp("true", "true", NULL);
+      _exit(1);
+    }
+    reap(pid, "child");
+    pingpong(fd, i, 100, 5);
+  }
+  much(fd);
+}
+
 int main(int argc, char **argv) {
   static char path[4096];
   const char *what = argc > 1 ? argv[1] : "", *how = argc > 2 ? argv[2] : "";
@@ -247,6 +265,8 @@ int main(int argc, char **argv) {
     vfork_idle(fd);
   } else if (!strcmp(what, "vfork-output")) {
     vfork_output(fd);
+  } else if (!strcmp(what, "vfork-close")) {
+    vfork_close(fd, how);
   } else {
     return 2;
   }
