@@ -134,8 +134,7 @@ void fl_conn_share(struct fl_conn *c, int fd) {
   fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
 }
 
-/* The slot may be used again if the family has closed it and no thread is inside. */
-static void put(struct fl_conn *c) {
+void fl_conn_put(struct fl_conn *c) {
   if (!atomic_load_explicit(&c->closed, memory_order_acquire) ||
       atomic_load_explicit(&c->rx_sleepers, memory_order_acquire) > 0 ||
       atomic_load_explicit(&c->tx_busy, memory_order_acquire) > 0 ||
@@ -163,7 +162,7 @@ void fl_conn_leave(struct fl_conn *c) {
     return;
   unmap_retired(l);
   if (FL_UNLIKELY(atomic_load_explicit(&c->closed, memory_order_relaxed)))
-    put(c);
+    fl_conn_put(c);
 }
 
 /* TCP answers a close with unread bytes by a reset; the kernel must be told when the unread bytes are in the ring. */
@@ -245,7 +244,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
   FL_FAULT(conn_unmap);
   unmap_retired(l);
   if (sole)
-    put(c);
+    fl_conn_put(c);
 }
 
 void fl_conn_forget(int fd, bool closing) {

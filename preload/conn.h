@@ -30,6 +30,8 @@
 
 #define FL_LIKELY(x) __builtin_expect(!!(x), 1)
 #define FL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define FL_NOINLINE __attribute__((noinline))
+#define FL_HIDDEN __attribute__((visibility("hidden"))) /* on a variable: it is reached without a look-up */
 #define FL_TLS __thread __attribute__((tls_model("initial-exec")))
 #define FL_HOLDERS 8
 #define FL_CONNS 65536u
@@ -181,8 +183,8 @@ enum fl_tag {
 #define FL_STREAM_NONBLOCK ((uintptr_t)4) /* with FL_TAG_STREAM */
 #define FL_PRIVATE_HOST ((uintptr_t)4)    /* with FL_TAG_PRIVATE: the connection to fastlocald */
 
-extern _Atomic uintptr_t *fl_fds; /* NULL until initialised or when disabled */
-extern unsigned fl_fds_size;      /* 0 then */
+extern FL_HIDDEN _Atomic uintptr_t *fl_fds; /* NULL until initialised or when disabled */
+extern FL_HIDDEN unsigned fl_fds_size;      /* 0 then */
 
 static inline uintptr_t fl_entry(int fd) {
   if (FL_UNLIKELY((unsigned)fd >= fl_fds_size))
@@ -226,7 +228,7 @@ struct fl_self {
   int32_t *wiped;
   int32_t pid; /* copy that survives: the parent's, until the child refreshes it */
 };
-extern struct fl_self fl_self;
+extern FL_HIDDEN struct fl_self fl_self;
 void fl_self_forked(void);
 
 /* Finds a fork that no handler saw. */
@@ -245,7 +247,7 @@ static inline int32_t fl_pid(void) {
 struct fl_thread {
   int32_t tid, pid;
 };
-extern FL_TLS struct fl_thread fl_thread;
+extern FL_HIDDEN FL_TLS struct fl_thread fl_thread;
 int32_t fl_tid_ask(void);
 
 static inline int32_t fl_tid(void) { return FL_LIKELY(fl_thread.pid == fl_self.pid) ? fl_thread.tid : fl_tid_ask(); }
@@ -275,8 +277,8 @@ static inline void fl_unlock(fl_lock_t *lock) {
 
 /* ---- connections (conn.c) ---- */
 
-extern struct fl_conn *fl_conns; /* the arena's, and the private parts, by the same index */
-extern struct fl_local *fl_locals;
+extern FL_HIDDEN struct fl_conn *fl_conns; /* the arena's, and the private parts, by the same index */
+extern FL_HIDDEN struct fl_local *fl_locals;
 
 static inline struct fl_local *fl_local_of(const struct fl_conn *c) { return &fl_locals[c - fl_conns]; }
 
@@ -296,6 +298,10 @@ void fl_conn_forget(int fd, bool closing);
 static inline void fl_conn_enter(struct fl_conn *c);
 void fl_conn_leave(struct fl_conn *c);
 
+/* For a thread that was inside: if the family has closed the connection, and nobody else is inside, its slot is free.
+ */
+void fl_conn_put(struct fl_conn *c);
+
 /* The connection must stay on the kernel lane for ever; leftover ring bytes stay readable through the hooks. */
 void fl_conn_pin(struct fl_conn *c, enum fl_reason why);
 
@@ -308,6 +314,11 @@ static inline bool fl_conn_usable(const struct fl_conn *c) {
 static inline bool fl_conn_paired(const struct fl_conn *c) {
   /* acquire: pairs with the release in pair.c; the attached sides are visible */
   return atomic_load_explicit(&c->phase, memory_order_acquire) == FL_PAIRED;
+}
+
+/* On TCP for good: nothing is kept of it but the statistics. */
+static inline bool fl_conn_settled(const struct fl_conn *c) {
+  return atomic_load_explicit(&c->phase, memory_order_relaxed) == FL_SETTLED;
 }
 
 static inline void fl_conn_enter(struct fl_conn *c) {
@@ -358,4 +369,12 @@ static inline void fl_count_add(struct fl_count *k, uint64_t bytes) {
   atomic_store_explicit(&k->bytes, atomic_load_explicit(&k->bytes, memory_order_relaxed) + bytes, memory_order_relaxed);
   atomic_store_explicit(&k->messages, atomic_load_explicit(&k->messages, memory_order_relaxed) + 1,
                         memory_order_relaxed);
+}
+
+/* The result of a native call on a connection that is settled. It may be closed meanwhile and its slot another's: then
+ * the statistics are wrong, and nothing else. */
+static inline ssize_t fl_count_settled(struct fl_count *k, ssize_t n) {
+  if (n > 0)
+    fl_count_add(k, (uint64_t)n);
+  return n;
 }

@@ -31,6 +31,10 @@ struct fl_io {
 ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io);
 ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io);
 
+/* The same on a connection that has no ring (plain.c). False: it has, or is about to have, and nothing was done. */
+bool fl_plain_send(struct fl_conn *c, int fd, const struct fl_io *io, ssize_t *n);
+bool fl_plain_recv(struct fl_conn *c, int fd, const struct fl_io *io, ssize_t *n);
+
 /* Sends n bytes that lie in a file (sendfile). Returns false if the kernel is to do it: the caller then makes the
  * native call between fl_send_enter and fl_send_end. */
 bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ssize_t *result);

@@ -31,14 +31,24 @@ static ssize_t native_recvfrom(int fd, const struct fl_io *io) {
 }
 static ssize_t native_recvmsg(int fd, const struct fl_io *io) { return REAL(recvmsg)(fd, io->msg, io->flags); }
 
-FL_EXPORT ssize_t read(int fd, void *buf, size_t n) {
-  struct fl_conn *c = fl_conn_of(fd);
+/*
+ * Each function is in two parts. The exported one needs no frame: what is not ours costs the look-up and a jump.
+ */
+#define FL_NOT_OURS(fd, name) FL_LIKELY(fl_entry(fd) == 0 && fl_real.name != NULL)
 
-  if (FL_LIKELY(!c))
+static FL_NOINLINE ssize_t conn_read(int fd, void *buf, size_t n) {
+  struct fl_conn *c = fl_conn_of(fd);
+  if (c && fl_conn_settled(c))
+    return fl_count_settled(&c->rx_kernel, REAL(read)(fd, buf, n));
+  if (!c)
     return REAL(read)(fd, buf, n);
   struct iovec iov = {buf, n};
   struct fl_io io = {.native = native_read, .iov = &iov, .iovcnt = 1, .len = n, .plain = true};
   return fl_recv(c, fd, &io);
+}
+
+FL_EXPORT ssize_t read(int fd, void *buf, size_t n) {
+  return FL_NOT_OURS(fd, read) ? fl_real.read(fd, buf, n) : conn_read(fd, buf, n);
 }
 
 FL_EXPORT ssize_t __read_chk(int fd, void *buf, size_t n, size_t size) {
@@ -47,14 +57,18 @@ FL_EXPORT ssize_t __read_chk(int fd, void *buf, size_t n, size_t size) {
   return read(fd, buf, n);
 }
 
-FL_EXPORT ssize_t readv(int fd, const struct iovec *iov, int cnt) {
+static FL_NOINLINE ssize_t conn_readv(int fd, const struct iovec *iov, int cnt) {
   struct fl_conn *c = fl_conn_of(fd);
   ssize_t len;
 
-  if (FL_LIKELY(!c) || (len = fl_iov_len(iov, cnt)) < 0)
+  if (!c || (len = fl_iov_len(iov, cnt)) < 0)
     return REAL(readv)(fd, iov, cnt);
   struct fl_io io = {.native = native_readv, .iov = iov, .iovcnt = cnt, .len = (size_t)len, .plain = true};
   return fl_recv(c, fd, &io);
+}
+
+FL_EXPORT ssize_t readv(int fd, const struct iovec *iov, int cnt) {
+  return FL_NOT_OURS(fd, readv) ? fl_real.readv(fd, iov, cnt) : conn_readv(fd, iov, cnt);
 }
 
 /* From a socket, with the offset -1 and no flags, this is readv; others are seldom enough to be left to the kernel. */
@@ -77,14 +91,19 @@ FL_EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int cnt, off_t offset
   return REAL(preadv2)(fd, iov, cnt, offset, flags);
 }
 
-FL_EXPORT ssize_t recv(int fd, void *buf, size_t n, int flags) {
+static FL_NOINLINE ssize_t conn_recv(int fd, void *buf, size_t n, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
-
-  if (FL_LIKELY(!c))
+  if (c && fl_conn_settled(c) && !(flags & MSG_PEEK))
+    return fl_count_settled(&c->rx_kernel, REAL(recv)(fd, buf, n, flags));
+  if (!c)
     return REAL(recv)(fd, buf, n, flags);
   struct iovec iov = {buf, n};
   struct fl_io io = {.native = native_recv, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags};
   return fl_recv(c, fd, &io);
+}
+
+FL_EXPORT ssize_t recv(int fd, void *buf, size_t n, int flags) {
+  return FL_NOT_OURS(fd, recv) ? fl_real.recv(fd, buf, n, flags) : conn_recv(fd, buf, n, flags);
 }
 
 FL_EXPORT ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags) {
@@ -93,16 +112,21 @@ FL_EXPORT ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags
   return recv(fd, buf, n, flags);
 }
 
-FL_EXPORT ssize_t recvfrom(int fd, void *restrict buf, size_t n, int flags, struct sockaddr *restrict addr,
-                           socklen_t *restrict addrlen) {
+static FL_NOINLINE ssize_t conn_recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *addr,
+                                         socklen_t *addrlen) {
   struct fl_conn *c = fl_conn_of(fd);
-
-  if (FL_LIKELY(!c))
+  if (!c)
     return REAL(recvfrom)(fd, buf, n, flags, addr, addrlen);
   struct iovec iov = {buf, n};
   struct fl_io io = {
       .native = native_recvfrom, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags, .addr = addr, .addrlen = addrlen};
   return fl_recv(c, fd, &io);
+}
+
+FL_EXPORT ssize_t recvfrom(int fd, void *restrict buf, size_t n, int flags, struct sockaddr *restrict addr,
+                           socklen_t *restrict addrlen) {
+  return FL_NOT_OURS(fd, recvfrom) ? fl_real.recvfrom(fd, buf, n, flags, addr, addrlen)
+                                   : conn_recvfrom(fd, buf, n, flags, addr, addrlen);
 }
 
 FL_EXPORT ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t n, size_t size, int flags,
@@ -112,11 +136,11 @@ FL_EXPORT ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t n, size_t si
   return recvfrom(fd, buf, n, flags, addr, addrlen);
 }
 
-FL_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags) {
+static FL_NOINLINE ssize_t conn_recvmsg(int fd, struct msghdr *msg, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
   ssize_t len;
 
-  if (FL_LIKELY(!c) || !fl_addr_readable(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
+  if (!c || !fl_addr_readable(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
       (len = fl_iov_len(msg->msg_iov, (int)msg->msg_iovlen)) < 0)
     return REAL(recvmsg)(fd, msg, flags);
   struct fl_io io = {.native = native_recvmsg,
@@ -126,6 +150,10 @@ FL_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags) {
                      .flags = flags,
                      .msg = msg};
   return fl_recv(c, fd, &io);
+}
+
+FL_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags) {
+  return FL_NOT_OURS(fd, recvmsg) ? fl_real.recvmsg(fd, msg, flags) : conn_recvmsg(fd, msg, flags);
 }
 
 /* One message at a time, as the kernel does; its timeout, too, is looked at only between messages. An error of the
@@ -174,24 +202,33 @@ static ssize_t native_sendto(int fd, const struct fl_io *io) {
 }
 static ssize_t native_sendmsg(int fd, const struct fl_io *io) { return REAL(sendmsg)(fd, io->msg, io->flags); }
 
-FL_EXPORT ssize_t write(int fd, const void *buf, size_t n) {
+static FL_NOINLINE ssize_t conn_write(int fd, const void *buf, size_t n) {
   struct fl_conn *c = fl_conn_of(fd);
-
-  if (FL_LIKELY(!c))
+  if (c && fl_conn_settled(c))
+    return fl_count_settled(&c->tx_kernel, REAL(write)(fd, buf, n));
+  if (!c)
     return REAL(write)(fd, buf, n);
   struct iovec iov = {(void *)buf, n};
   struct fl_io io = {.native = native_write, .iov = &iov, .iovcnt = 1, .len = n, .plain = true};
   return fl_send(c, fd, &io);
 }
 
-FL_EXPORT ssize_t writev(int fd, const struct iovec *iov, int cnt) {
+FL_EXPORT ssize_t write(int fd, const void *buf, size_t n) {
+  return FL_NOT_OURS(fd, write) ? fl_real.write(fd, buf, n) : conn_write(fd, buf, n);
+}
+
+static FL_NOINLINE ssize_t conn_writev(int fd, const struct iovec *iov, int cnt) {
   struct fl_conn *c = fl_conn_of(fd);
   ssize_t len;
 
-  if (FL_LIKELY(!c) || (len = fl_iov_len(iov, cnt)) < 0)
+  if (!c || (len = fl_iov_len(iov, cnt)) < 0)
     return REAL(writev)(fd, iov, cnt);
   struct fl_io io = {.native = native_writev, .iov = iov, .iovcnt = cnt, .len = (size_t)len, .plain = true};
   return fl_send(c, fd, &io);
+}
+
+FL_EXPORT ssize_t writev(int fd, const struct iovec *iov, int cnt) {
+  return FL_NOT_OURS(fd, writev) ? fl_real.writev(fd, iov, cnt) : conn_writev(fd, iov, cnt);
 }
 
 FL_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int cnt, off_t offset, int flags) {
@@ -205,20 +242,25 @@ FL_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int cnt, off_t offse
   return REAL(pwritev2)(fd, iov, cnt, offset, flags);
 }
 
-FL_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags) {
+static FL_NOINLINE ssize_t conn_send(int fd, const void *buf, size_t n, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
-
-  if (FL_LIKELY(!c))
+  if (c && fl_conn_settled(c))
+    return fl_count_settled(&c->tx_kernel, REAL(send)(fd, buf, n, flags));
+  if (!c)
     return REAL(send)(fd, buf, n, flags);
   struct iovec iov = {(void *)buf, n};
   struct fl_io io = {.native = native_send, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags};
   return fl_send(c, fd, &io);
 }
 
-FL_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *to, socklen_t tolen) {
-  struct fl_conn *c = fl_conn_of(fd);
+FL_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags) {
+  return FL_NOT_OURS(fd, send) ? fl_real.send(fd, buf, n, flags) : conn_send(fd, buf, n, flags);
+}
 
-  if (FL_LIKELY(!c))
+static FL_NOINLINE ssize_t conn_sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *to,
+                                       socklen_t tolen) {
+  struct fl_conn *c = fl_conn_of(fd);
+  if (!c)
     return REAL(sendto)(fd, buf, n, flags, to, tolen);
   struct iovec iov = {(void *)buf, n};
   struct fl_io io = {
@@ -226,8 +268,13 @@ FL_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const str
   return fl_send(c, fd, &io);
 }
 
+FL_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *to, socklen_t tolen) {
+  return FL_NOT_OURS(fd, sendto) ? fl_real.sendto(fd, buf, n, flags, to, tolen)
+                                 : conn_sendto(fd, buf, n, flags, to, tolen);
+}
+
 /* Descriptors that are passed to another process: it will use the connection without us. */
-static void passed(const struct msghdr *msg) {
+static FL_NOINLINE void passed(const struct msghdr *msg) {
   if (!fl_fds || !fl_addr_readable(msg, sizeof *msg) || msg->msg_controllen < sizeof(struct cmsghdr) ||
       !fl_addr_readable(msg->msg_control, msg->msg_controllen))
     return;
@@ -255,8 +302,7 @@ FL_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags) {
 
   if (!c)
     passed(msg);
-
-  if (FL_LIKELY(!c) || !fl_addr_readable(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
+  if (!c || !fl_addr_readable(msg, sizeof *msg) || msg->msg_iovlen > IOV_MAX ||
       (len = fl_iov_len(msg->msg_iov, (int)msg->msg_iovlen)) < 0)
     return REAL(sendmsg)(fd, msg, flags);
   struct fl_io io = {.native = native_sendmsg,

@@ -44,7 +44,7 @@ struct fl_option {
 extern const struct fl_option fl_option_table[];
 extern const unsigned fl_option_count;
 
-extern struct fl_options fl_options;
+extern __attribute__((visibility("hidden"))) struct fl_options fl_options;
 
 /* Sets option i of o from text; 0, or -1 and a message in err. Used by the library and by the command. No allocation.
  */

@@ -384,7 +384,8 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
       settle(c, l, FL_WHY_PORTS);
       return;
     }
-    atomic_store_explicit(&c->phase, FL_SEEKING, memory_order_release);
+    /* seq_cst: pairs with enter_young in plain.c; calls that still took it for young are seen by fl_pair_counts */
+    atomic_store_explicit(&c->phase, FL_SEEKING, memory_order_seq_cst);
   }
   if (atomic_load_explicit(&listeners, memory_order_relaxed) >= LISTENERS_MAX) {
     uint64_t now = fl_now();
@@ -401,17 +402,10 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
   on_result(c, l, fd, fl_rdv_start(&l->rdv, &c->tuple, fl_options.ring, base_fd(fd), &p), &p);
 }
 
-void fl_pair_tick(struct fl_conn *c, int fd, size_t n) {
-  struct fl_local *l = fl_local_of(c);
-
-  if (atomic_load_explicit(&c->phase, memory_order_acquire) >= FL_PAIRED)
-    return;
-  /* counters that two threads may race on: a lost message delays the next look by one */
-  l->ops++;
-  l->bytes += n;
-  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0 : l->ops < FIRST_OPS && l->bytes < FIRST_BYTES)
-    return;
+/* Not inlined: fl_pair_tick, which mostly has nothing to do, then needs no frame. */
+static FL_NOINLINE void take_step(struct fl_conn *c, struct fl_local *l, int fd) {
   int saved = errno;
+
   if (fl_lock(&c->tx_lock) == FL_LOCKED) {
     if (fl_lock(&c->rx_lock) == FL_LOCKED) {
       if (fl_conn_of(fd) == c && atomic_load_explicit(&c->phase, memory_order_relaxed) < FL_PAIRED)
@@ -421,4 +415,16 @@ void fl_pair_tick(struct fl_conn *c, int fd, size_t n) {
     fl_unlock(&c->tx_lock);
   }
   errno = saved;
+}
+
+void fl_pair_tick(struct fl_conn *c, int fd, size_t n) {
+  struct fl_local *l = fl_local_of(c);
+
+  /* counters that two threads may race on: a lost message delays the next look by one */
+  uint32_t ops = ++l->ops;
+  uint64_t bytes = l->bytes += n;
+  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0 : ops < FIRST_OPS && bytes < FIRST_BYTES)
+    return;
+  if (atomic_load_explicit(&c->phase, memory_order_acquire) < FL_PAIRED)
+    take_step(c, l, fd);
 }

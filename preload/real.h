@@ -54,7 +54,7 @@ struct fl_real {
 #undef X
 };
 
-extern struct fl_real fl_real;
+extern __attribute__((visibility("hidden"))) struct fl_real fl_real;
 
 /* Resolves all of them; those that this libc does not have stay NULL. Idempotent. */
 void fl_real_init(void);

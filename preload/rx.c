@@ -653,12 +653,16 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
 
 ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io) {
   fl_process_check();
-  if (io->flags & MSG_OOB)
-    fl_conn_pin(c, FL_WHY_OOB);
-  if (io->flags & (MSG_OOB | MSG_ERRQUEUE))
+  if (FL_UNLIKELY(io->flags & (MSG_OOB | MSG_ERRQUEUE))) {
+    if (io->flags & MSG_OOB)
+      fl_conn_pin(c, FL_WHY_OOB);
     return io->native(fd, io);
+  }
   if (io->plain && io->len == 0)
     return io->native(fd, io);
+  ssize_t got;
+  if (!fl_conn_paired(c) && fl_plain_recv(c, fd, io, &got))
+    return got;
   if (!fl_conn_paired(c)) {
     /* seq_cst, with the phase in pair.c: either this thread sees that the connection is paired now, or the thread that
      * pairs it sees this sleeper and does not watch */

@@ -42,16 +42,19 @@ void fl_stats_conn_opened(void) { atomic_fetch_add_explicit(&totals.connections,
 
 void fl_stats_conn_paired(void) { atomic_fetch_add_explicit(&totals.paired, 1, memory_order_relaxed); }
 
-void fl_stats_conn_closed(const struct fl_conn *c) {
-  struct sum sum = {0};
+static void add_closed(enum lane lane, const struct fl_count *k) {
+  uint64_t bytes = atomic_load_explicit(&k->bytes, memory_order_relaxed);
+  uint64_t messages = atomic_load_explicit(&k->messages, memory_order_relaxed);
 
-  for (enum lane i = 0; i < LANES; i++) {
-    add_count(&sum, i, count_of(c, i));
-    if (sum.bytes[i] == 0 && sum.messages[i] == 0)
-      continue;
-    atomic_fetch_add_explicit(&totals.lane[i].bytes, sum.bytes[i], memory_order_relaxed);
-    atomic_fetch_add_explicit(&totals.lane[i].messages, sum.messages[i], memory_order_relaxed);
-  }
+  if (bytes == 0 && messages == 0)
+    return;
+  atomic_fetch_add_explicit(&totals.lane[lane].bytes, bytes, memory_order_relaxed);
+  atomic_fetch_add_explicit(&totals.lane[lane].messages, messages, memory_order_relaxed);
+}
+
+void fl_stats_conn_closed(const struct fl_conn *c) {
+  for (enum lane i = 0; i < LANES; i++)
+    add_closed(i, count_of(c, i));
 }
 
 void fl_stats_reset_child(void) {

@@ -415,8 +415,11 @@ static enum slept tx_sleep(struct fl_conn *c, int fd) {
 
 ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
   fl_process_check();
-  if (io->flags & MSG_OOB)
+  if (FL_UNLIKELY(io->flags & MSG_OOB))
     fl_conn_pin(c, FL_WHY_OOB);
+  ssize_t sent;
+  if (!fl_conn_paired(c) && fl_plain_send(c, fd, io, &sent))
+    return sent;
 
   bool plain = io->len > 0 && (io->flags & ~(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE | MSG_EOR | MSG_CONFIRM)) == 0 &&
                (!io->msg || io->msg->msg_controllen == 0) && !io->to && !(io->msg && io->msg->msg_namelen);
