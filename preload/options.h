@@ -25,8 +25,9 @@ struct fl_options {
   struct fl_port_range ports[FL_PORT_RANGES];
   unsigned nports;
   uint32_t spin_us;
-  bool spin_fixed; /* given as a number: not to be adapted */
-  uint32_t ring;   /* bytes */
+  bool spin_fixed;     /* given as a number: not to be adapted */
+  uint32_t pair_after; /* messages */
+  uint32_t ring;       /* bytes */
   int log_level;
   char log_file[256];
   int tramp;

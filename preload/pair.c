@@ -3,10 +3,11 @@
  * preload/pair.c - from a young connection to a paired one: when to look for the other end, whether the counts agree
  * with the kernel's, and what to do when it does not answer.
  *
- * A connection that carried few messages costs a counter. After FIRST_OPS messages or FIRST_BYTES bytes each end takes
- * the first step of the rendezvous. The end that has to wait looks again with its next messages, then at intervals that
- * double, and gives up after about a fifth of a second (the reader of a stream may be megabytes behind); it begins anew
- * a few times, ever later. All of that happens inside calls that the application makes anyway.
+ * A connection that carried few messages costs a counter. After FASTLOCAL_PAIR_AFTER messages, or as many times
+ * MESSAGE_BYTES, each end takes the first step of the rendezvous. The end that has to wait looks again with its next
+ * messages, then at intervals that double, and gives up after about a fifth of a second (the reader of a stream may be
+ * megabytes behind); it begins anew a few times, ever later. All of that happens inside calls that the application
+ * makes anyway.
  */
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -22,10 +23,9 @@
 #include "shmring/fault.h"
 #include "stats.h"
 
-#define FIRST_OPS 8u
-#define FIRST_BYTES (48u << 10)
-#define QUICK_LOOKS 8u /* looks with every message */
-#define LOOKS 20u      /* looks at one rendezvous before it is given up */
+#define MESSAGE_BYTES (6u << 10) /* so many bytes count as a message: a stream is worth it sooner */
+#define QUICK_LOOKS 8u           /* looks with every message */
+#define LOOKS 20u                /* looks at one rendezvous before it is given up */
 #define FIRST_WAIT_NS 50000u
 #define STARTS 4u /* rendezvous of one connection */
 #define RESTART_NS \
@@ -423,7 +423,7 @@ void fl_pair_tick(struct fl_conn *c, int fd, size_t n) {
   /* counters that two threads may race on: a lost message delays the next look by one */
   uint32_t ops = ++l->ops;
   uint64_t bytes = l->bytes += n;
-  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0 : ops < FIRST_OPS && bytes < FIRST_BYTES)
+  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0 : ops < fl_options.pair_after && bytes < (uint64_t)fl_options.pair_after * MESSAGE_BYTES)
     return;
   if (atomic_load_explicit(&c->phase, memory_order_acquire) < FL_PAIRED)
     take_step(c, l, fd);

@@ -20,6 +20,7 @@ Test(environment, without_variables_everything_is_preset) {
   cr_assert_eq(fl_options_load(err, sizeof(err)), 0);
   cr_expect_eq(fl_options.ring, 256u << 10);
   cr_expect_eq(fl_options.spin_us, 50);
+  cr_expect_eq(fl_options.pair_after, 8);
   cr_expect_not(fl_options.disable);
 }
 

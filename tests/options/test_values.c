@@ -78,6 +78,10 @@ Test(values, good_values) {
   cr_expect_eq(o.ring, 16384);
   cr_expect_eq(set("ring", "64M"), 0);
   cr_expect_eq(o.ring, 64u << 20);
+  cr_expect_eq(set("pair_after", "1"), 0);
+  cr_expect_eq(o.pair_after, 1);
+  cr_expect_eq(set("pair_after", "1000000"), 0);
+  cr_expect_eq(o.pair_after, 1000000);
   cr_expect_eq(set("spin_us", "0"), 0);
   cr_expect_eq(o.spin_us, 0);
   cr_expect_eq(set("spin_us", "10000"), 0);
@@ -169,6 +173,9 @@ ParameterizedTestParameters(values, bad_values) {
       {"ring", "18446744073709568000", "power of two"}, /* 2^64 + 16K */
       {"ring", "4194304K", "power of two"},             /* 2^32 */
       {"ring", "4294967295M", "power of two"},
+      {"pair_after", "0", "1 to 1000000"},
+      {"pair_after", "1000001", "1 to 1000000"},
+      {"pair_after", "8 ", "1 to 1000000"},
       {"spin_us", "10001", "0 to 10000"},
       {"spin_us", "-1", "0 to 10000"},
       {"spin_us", "Auto", "auto, or"},
