@@ -38,10 +38,10 @@ static ssize_t native_recvmsg(int fd, const struct fl_io *io) { return REAL(recv
 
 static FL_NOINLINE ssize_t conn_read(int fd, void *buf, size_t n) {
   struct fl_conn *c = fl_conn_of(fd);
-  if (c && fl_conn_settled(c))
-    return fl_count_settled(&c->rx_kernel, REAL(read)(fd, buf, n));
   if (!c)
     return REAL(read)(fd, buf, n);
+  if (fl_conn_settled(c))
+    return fl_count_settled(&c->rx_kernel, REAL(read)(fd, buf, n));
   struct iovec iov = {buf, n};
   struct fl_io io = {.native = native_read, .iov = &iov, .iovcnt = 1, .len = n, .plain = true};
   return fl_recv(c, fd, &io);
@@ -93,10 +93,10 @@ FL_EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int cnt, off_t offset
 
 static FL_NOINLINE ssize_t conn_recv(int fd, void *buf, size_t n, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
-  if (c && fl_conn_settled(c) && !(flags & MSG_PEEK))
-    return fl_count_settled(&c->rx_kernel, REAL(recv)(fd, buf, n, flags));
   if (!c)
     return REAL(recv)(fd, buf, n, flags);
+  if (fl_conn_settled(c) && !(flags & MSG_PEEK))
+    return fl_count_settled(&c->rx_kernel, REAL(recv)(fd, buf, n, flags));
   struct iovec iov = {buf, n};
   struct fl_io io = {.native = native_recv, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags};
   return fl_recv(c, fd, &io);
@@ -204,10 +204,10 @@ static ssize_t native_sendmsg(int fd, const struct fl_io *io) { return REAL(send
 
 static FL_NOINLINE ssize_t conn_write(int fd, const void *buf, size_t n) {
   struct fl_conn *c = fl_conn_of(fd);
-  if (c && fl_conn_settled(c))
-    return fl_count_settled(&c->tx_kernel, REAL(write)(fd, buf, n));
   if (!c)
     return REAL(write)(fd, buf, n);
+  if (fl_conn_settled(c))
+    return fl_count_settled(&c->tx_kernel, REAL(write)(fd, buf, n));
   struct iovec iov = {(void *)buf, n};
   struct fl_io io = {.native = native_write, .iov = &iov, .iovcnt = 1, .len = n, .plain = true};
   return fl_send(c, fd, &io);
@@ -244,10 +244,10 @@ FL_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int cnt, off_t offse
 
 static FL_NOINLINE ssize_t conn_send(int fd, const void *buf, size_t n, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
-  if (c && fl_conn_settled(c))
-    return fl_count_settled(&c->tx_kernel, REAL(send)(fd, buf, n, flags));
   if (!c)
     return REAL(send)(fd, buf, n, flags);
+  if (fl_conn_settled(c))
+    return fl_count_settled(&c->tx_kernel, REAL(send)(fd, buf, n, flags));
   struct iovec iov = {(void *)buf, n};
   struct fl_io io = {.native = native_send, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags};
   return fl_send(c, fd, &io);
