@@ -151,7 +151,7 @@ struct fl_local {
   _Atomic bool polled; /* seen in poll or select: a nonblocking receiver comes back through a hooked wait */
   bool rdv_open;
   bool has_parked;
-  bool asks_host; /* the peer is not in this network namespace: fastlocald is asked */
+  bool asks_host;                       /* the peer is not in this network namespace: fastlocald is asked */
   _Atomic(struct fl_segment *) retired; /* unmapped by the last of them */
   struct fl_item *items;                /* under reg_lock */
   _Atomic(struct fl_segment *) seg;     /* the mapping; set and cleared under tx_lock and rx_lock */

@@ -423,7 +423,8 @@ void fl_pair_tick(struct fl_conn *c, int fd, size_t n) {
   /* counters that two threads may race on: a lost message delays the next look by one */
   uint32_t ops = ++l->ops;
   uint64_t bytes = l->bytes += n;
-  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0 : ops < fl_options.pair_after && bytes < (uint64_t)fl_options.pair_after * MESSAGE_BYTES)
+  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0
+                   : ops < fl_options.pair_after && bytes < (uint64_t)fl_options.pair_after * MESSAGE_BYTES)
     return;
   if (atomic_load_explicit(&c->phase, memory_order_acquire) < FL_PAIRED)
     take_step(c, l, fd);
