@@ -82,7 +82,7 @@ struct shared {
   struct plan plan;
   struct flow flow[CONNS][2]; /* [1] is written by the end that accepts */
   _Atomic uint32_t listening;
-  _Atomic uint32_t linked[2]; /* connections that each end has */
+  _Atomic uint32_t linked[2];  /* connections that each end has */
   _Atomic uint32_t quit[2];    /* this end left early, of its own will */
   _Atomic uint32_t fired;      /* the plan's fault happened so many times */
   _Atomic int32_t fired_point; /* where, the first time; -1 */

@@ -134,8 +134,11 @@ static void distract(struct link *l) {
 
   switch (chance(side, 1000)) {
   case 0:
-    if ((pid = fork()) == 0)
+    if ((pid = fork()) == 0) {
+      if (chance(side, 2))
+        execv("/bin/true", argv);
       _exit(0);
+    }
     if (pid > 0)
       waitpid(pid, NULL, 0);
     break;
@@ -148,7 +151,8 @@ static void distract(struct link *l) {
     if ((fd = dup(l->fd)) >= 0)
       close(fd);
     break;
-  case 4: usleep((useconds_t)chance(side, 2000)); break;
+  case 4: execv("/nonexistent/true", argv); break; /* as a search through PATH does */
+  case 5: usleep((useconds_t)chance(side, 2000)); break;
   default: break;
   }
 }
