@@ -10,6 +10,7 @@
  *   --list           names the cases instead
  *   --trace          prints every trace of plain TCP, and what differs
  *   --table          prints the tables of docs/conformance.md instead
+ *   --before FILE    preloads this one before LIBRARY (build/tests/trampoline/libraw_libc.so: all calls past the symbols)
  *   --late           also cases of which it is known that they differ
  *   --slow MS        names cases that took so long
  *   --jobs N         pairs of ends that run at once (default: one per processor)
@@ -18,6 +19,7 @@
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <getopt.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -50,7 +52,7 @@ struct job {
 static struct job *jobs;
 static size_t job_count;
 static unsigned late_count;
-static const char *library;
+static const char *library, *before;
 static const char *patterns[PATTERNS];
 static unsigned pattern_count;
 static bool all, list, table, twice, traces, late;
@@ -117,7 +119,9 @@ static void become_end(const struct pair *p, enum end end) {
   dup2(2, 1);
   closefrom(3);
   if (has_library(p->way, end)) {
-    setenv("LD_PRELOAD", library, 1);
+    char both[2 * PATH_MAX + 2];
+    snprintf(both, sizeof both, "%s%s%s", before ? before : "", before ? ":" : "", library);
+    setenv("LD_PRELOAD", both, 1);
     /* Waits last for a known time, whatever they bring: which lane bytes take is then the case's to decide. */
     setenv("FASTLOCAL_SPIN_US", "300", 1);
   }
@@ -420,6 +424,7 @@ int main(int argc, char **argv) {
                                           {"list", no_argument, NULL, 'l'},
                                           {"trace", no_argument, NULL, 't'},
                                           {"table", no_argument, NULL, 'T'},
+                                          {"before", required_argument, NULL, 'b'},
                                           {"late", no_argument, NULL, 'L'},
                                           {"jobs", required_argument, NULL, 'j'},
                                           {"slow", required_argument, NULL, 's'},
@@ -439,6 +444,7 @@ int main(int argc, char **argv) {
     case 'l': list = true; break;
     case 't': traces = true; break;
     case 'T': table = true; break;
+    case 'b': before = realpath(optarg, NULL); break;
     case 'L': late = true; break;
     case 's': slow = (unsigned)atoi(optarg); break;
     case 'j': at_once = (unsigned)atoi(optarg); break;
