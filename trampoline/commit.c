@@ -131,18 +131,16 @@ uintptr_t fl_commit_near(const struct fl_object *o, const uint8_t *code, size_t 
   return ok ? at : 0;
 }
 
-/* The stubs, at `area`, written to the file from offset 0. Fills in where each is. */
-static bool write_stubs(const struct fl_object *o, const struct fl_plan *p, int fd, uintptr_t area, size_t room,
-                        uint32_t *stub) {
+/* The stubs that will stand at `area`, into `to`. Fills in where each is. */
+static bool write_stubs(const struct fl_object *o, const struct fl_plan *p, uint8_t *to, uintptr_t area, size_t room, uint32_t *stub) {
   size_t used = 0;
-  uint8_t code[FL_STUB_MAX];
 
   for (uint32_t i = 0; i < p->n; i++) {
     if (p->sites[i].refusal != FL_SITE_OK)
       continue;
     used = (used + 15) & ~15ul;
-    size_t n = fl_emit_stub(code, area + used, o, &p->sites[i]);
-    if (n == 0 || n > sizeof code || used + n > room || !write_all(fd, code, n, used))
+    size_t n = used + FL_STUB_MAX <= room ? fl_emit_stub(to + used, area + used, o, &p->sites[i]) : 0;
+    if (n == 0 || n > FL_STUB_MAX)
       return false;
     stub[i] = (uint32_t)used;
     used += n;
@@ -150,10 +148,10 @@ static bool write_stubs(const struct fl_object *o, const struct fl_plan *p, int 
   return true;
 }
 
-/* Copies of the pages that change, from `offset` on, one behind the other. */
-static bool write_page(const struct fl_object *o, const struct fl_plan *p, int fd, uintptr_t page, uint64_t offset,
-                       uintptr_t area, const uint32_t *stub) {
-  uint8_t copy[PAGE], jump[FL_SITE_BYTES];
+/* A copy of a page, changed. */
+static bool write_page(const struct fl_object *o, const struct fl_plan *p, uint8_t *copy, uintptr_t page, uintptr_t area,
+                       const uint32_t *stub) {
+  uint8_t jump[FL_SITE_BYTES];
 
   memcpy(copy, (const void *)page, PAGE);
   for (uint32_t i = 0; i < p->n; i++) {
@@ -167,7 +165,7 @@ static bool write_page(const struct fl_object *o, const struct fl_plan *p, int f
       if (at + k >= page && at + k < page + PAGE)
         copy[at + k - page] = jump[k];
   }
-  return write_all(fd, copy, PAGE, offset);
+  return true;
 }
 
 /* A page changes if a site that is to be patched has a byte in it. Sites are in order. */
@@ -191,15 +189,24 @@ bool fl_commit(const struct fl_object *o, const struct fl_plan *p, uint32_t *pat
   if (n == 0)
     return true;
 
-  size_t room = page_up(n * (FL_STUB_MAX + 16ul)), bytes = page_up(p->n * sizeof(uint32_t));
+  size_t room = page_up(n * (FL_STUB_MAX + 16ul)), bytes = page_up(p->n * sizeof(uint32_t)), all = room;
+  for (uintptr_t page = 0; (page = next_page(o, p, page)) != 0; page += PAGE)
+    all += PAGE;
   uint32_t *stub = fl_sys_map_private(bytes);
   uintptr_t area = stub ? gap(o, room) : 0;
   int fd = area ? code_file() : -1;
-  bool ok = fd >= 0 && fl_sys_ftruncate(fd, room) == 0 && write_stubs(o, p, fd, area, room, stub);
-  uint64_t end = room;
+  uint8_t *file = NULL;
+  if (fd >= 0 && fl_sys_ftruncate(fd, all) == 0) {
+    long at = fl_syscall6(__NR_mmap, 0, (long)all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+    file = (unsigned long)at > -4096ul ? NULL : (uint8_t *)at;
+  }
+  bool ok = file && write_stubs(o, p, file, area, room, stub);
+  uint8_t *to = file + room;
+  for (uintptr_t page = 0; ok && (page = next_page(o, p, page)) != 0; page += PAGE, to += PAGE)
+    ok = write_page(o, p, to, page, area, stub);
+  if (file)
+    fl_sys_munmap(file, all);
 
-  for (uintptr_t page = 0; ok && (page = next_page(o, p, page)) != 0; page += PAGE, end += PAGE)
-    ok = write_page(o, p, fd, page, end, area, stub);
   /* from here on the process changes */
   ok = ok && map_code(area, room, MAP_FIXED_NOREPLACE, fd, 0) == (long)area;
   uint64_t offset = room;

@@ -85,6 +85,12 @@ static const char *plan(struct fl_plan *p, const struct fl_object *o, const stru
   uint64_t end = w->budget_ns ? now_ns() + w->budget_ns : UINT64_MAX;
   if (!fl_plan_make(p, o, &(struct fl_plan_how){.careful = w->careful, .until = end}))
     return "it takes too long to read, or too much memory";
+  /* what does not matter is neither kept nor compared again */
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < p->n; i++)
+    if (p->sites[i].refusal == FL_SITE_OK || wanted(&p->sites[i]) || p->sites[i].refusal == FL_SITE_SIGNAL)
+      p->sites[n++] = p->sites[i];
+  p->n = n;
   if (w->cache)
     fl_cache_write(w->cache, o, p, w->careful);
   return NULL;
