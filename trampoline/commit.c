@@ -132,7 +132,8 @@ uintptr_t fl_commit_near(const struct fl_object *o, const uint8_t *code, size_t 
 }
 
 /* The stubs that will stand at `area`, into `to`. Fills in where each is. */
-static bool write_stubs(const struct fl_object *o, const struct fl_plan *p, uint8_t *to, uintptr_t area, size_t room, uint32_t *stub) {
+static bool write_stubs(const struct fl_object *o, const struct fl_plan *p, uint8_t *to, uintptr_t area, size_t room,
+                        uint32_t *stub) {
   size_t used = 0;
 
   for (uint32_t i = 0; i < p->n; i++) {
@@ -149,8 +150,8 @@ static bool write_stubs(const struct fl_object *o, const struct fl_plan *p, uint
 }
 
 /* A copy of a page, changed. */
-static bool write_page(const struct fl_object *o, const struct fl_plan *p, uint8_t *copy, uintptr_t page, uintptr_t area,
-                       const uint32_t *stub) {
+static bool write_page(const struct fl_object *o, const struct fl_plan *p, uint8_t *copy, uintptr_t page,
+                       uintptr_t area, const uint32_t *stub) {
   uint8_t jump[FL_SITE_BYTES];
 
   memcpy(copy, (const void *)page, PAGE);

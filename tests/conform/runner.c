@@ -10,7 +10,8 @@
  *   --list           names the cases instead
  *   --trace          prints every trace of plain TCP, and what differs
  *   --table          prints the tables of docs/conformance.md instead
- *   --before FILE    preloads this one before LIBRARY (build/tests/trampoline/libraw_libc.so: all calls past the symbols)
+ *   --before FILE    preloads this one before LIBRARY (build/tests/trampoline/libraw_libc.so: all calls past the
+ * symbols)
  *   --late           also cases of which it is known that they differ
  *   --slow MS        names cases that took so long
  *   --jobs N         pairs of ends that run at once (default: one per processor)
@@ -417,18 +418,13 @@ static void print_table(void) {
 }
 
 int main(int argc, char **argv) {
-  static const struct option options[] = {{"end", required_argument, NULL, 'e'},
-                                          {"all", no_argument, NULL, 'a'},
-                                          {"twice", no_argument, NULL, '2'},
-                                          {"only", required_argument, NULL, 'o'},
-                                          {"list", no_argument, NULL, 'l'},
-                                          {"trace", no_argument, NULL, 't'},
-                                          {"table", no_argument, NULL, 'T'},
-                                          {"before", required_argument, NULL, 'b'},
-                                          {"late", no_argument, NULL, 'L'},
-                                          {"jobs", required_argument, NULL, 'j'},
-                                          {"slow", required_argument, NULL, 's'},
-                                          {NULL, 0, NULL, 0}};
+  static const struct option options[] = {
+      {"end", required_argument, NULL, 'e'},  {"all", no_argument, NULL, 'a'},
+      {"twice", no_argument, NULL, '2'},      {"only", required_argument, NULL, 'o'},
+      {"list", no_argument, NULL, 'l'},       {"trace", no_argument, NULL, 't'},
+      {"table", no_argument, NULL, 'T'},      {"before", required_argument, NULL, 'b'},
+      {"late", no_argument, NULL, 'L'},       {"jobs", required_argument, NULL, 'j'},
+      {"slow", required_argument, NULL, 's'}, {NULL, 0, NULL, 0}};
   unsigned at_once = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
   int o;
 
