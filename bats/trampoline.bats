@@ -78,7 +78,7 @@ on_the_ring() {
 @test "as nobody, without a home and without capabilities" {
   mode both
   tramp auto
-  OPTIONS=(FASTLOCAL_SPIN_US=2000 FASTLOCAL_TRAMP=auto HOME=/nonexistent)
+  options FASTLOCAL_SPIN_US=2000 FASTLOCAL_TRAMP=auto HOME=/nonexistent
   as_user nobody
   chown nobody "$T"
   AS+=(--bounding-set=-all --no-new-privs)
@@ -91,7 +91,7 @@ on_the_ring() {
   # a file that is no library stands in its place
   mkdir "$T/lib"
   echo none >"$T/lib/libcapstone.so.4"
-  OPTIONS=(FASTLOCAL_TRAMP=auto HOME=/nonexistent "LD_LIBRARY_PATH=$T/lib")
+  options FASTLOCAL_TRAMP=auto HOME=/nonexistent "LD_LIBRARY_PATH=$T/lib"
   run_calls inline 100
   [[ ! -s $STATS || -z $LIBRARY ]] || assert_unpaired
   run_calls syscall 100
@@ -113,7 +113,7 @@ on_the_ring() {
   need_library
   mode both
   mkdir -m 755 "$T/cache" && mkdir -m 777 "$T/cache/fastlocal"
-  OPTIONS=(FASTLOCAL_SPIN_US=2000 FASTLOCAL_TRAMP=auto "XDG_CACHE_HOME=$T/cache")
+  options FASTLOCAL_SPIN_US=2000 FASTLOCAL_TRAMP=auto "XDG_CACHE_HOME=$T/cache"
   run_calls inline 300
   assert_ring_share calls 60
   [[ -z $(ls "$T/cache/fastlocal") ]] || fail "plans were written there"
@@ -197,7 +197,7 @@ assert_covered() { # NAME
 audit() {
   need_library
   need strace "$@"
-  LIMIT=100
+  export LIMIT=100
   mode both
   tramp audit
   PORT=$(free_port)
