@@ -9,7 +9,7 @@ setup_file() {
   local name
   need cc
   chmod a+rx "$BATS_FILE_TMPDIR"
-  for name in far forks execs helpers ends hammer closes handover stdio fault; do
+  for name in far forks execs helpers ends hammer closes handover stdio fault jumps; do
     cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/$name" "$REPOSITORY/tests/process/$name.c"
   done
 }
@@ -121,6 +121,13 @@ handed_over() {
 @test "stdio: the connection becomes standard input and output" { same stdio inout; }
 
 @test "bad addresses: what the kernel says, and nothing is lost" { same_on_rings fault; }
+
+@test "siglongjmp out of recv: the connection goes on, on the ring" { same_on_rings jumps recv; }
+@test "siglongjmp out of poll" { same_on_rings jumps poll; }
+@test "siglongjmp out of select" { same_on_rings jumps select; }
+@test "siglongjmp out of epoll_wait" { same_on_rings jumps epoll; }
+@test "longjmp from a handler on a stack of its own" { same_on_rings jumps long; }
+@test "siglongjmp out of send" { same jumps send; }
 
 @test "posix_spawn of a program that does not use the connection" { same_on_rings helpers spawn-idle; }
 @test "posix_spawn: the connection is on TCP while the program lives, on the ring after it" {

@@ -12,6 +12,7 @@
 #include "arena_alloc.h"
 #include "epoll_set.h"
 #include "io.h"
+#include "jump.h"
 #include "options.h"
 #include "real.h"
 #include "registry/sys.h"
@@ -385,6 +386,25 @@ static void wake(struct sleeping *z) {
 
 static void wake_at(struct sleeping **z) { wake(*z); }
 
+/* A signal handler jumped out of the sleep, */
+static void sleep_jumped(void *z) { wake(z); }
+
+/* or out of what comes before or after it. */
+struct waiting {
+  struct fl_epoll *set;
+  bool mine;    /* the lock, or it was */
+  bool counted; /* in sleepers, with the lock held */
+};
+static void wait_jumped(void *what) {
+  struct waiting *w = what;
+
+  if (!w->mine || atomic_load_explicit(&w->set->lock, memory_order_relaxed) != fl_tid())
+    return;
+  if (w->counted)
+    atomic_fetch_sub_explicit(&w->set->sleepers, 1, memory_order_relaxed);
+  fl_unlock(&w->set->lock);
+}
+
 /* Set locked on entry, released on return. */
 static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, uint64_t ns,
                         const sigset_t *mask, int *bell) {
@@ -392,6 +412,7 @@ static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events
   struct sleeping z = {s, epfd, events, 0, -1};
   {
     struct sleeping *woken __attribute__((cleanup(wake_at))) = &z;
+    FL_HOLD(sleep_jumped, &z);
     FL_FAULT(epoll_sleep);
     woken->n = wait_native(epfd, events, max, ns, mask);
     FL_FAULT(epoll_woken);
@@ -432,11 +453,15 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
   int n = 0;
   unsigned naps = 0;
 
+  struct waiting w = {.set = s};
+  FL_HOLD(wait_jumped, &w);
+
   fl_process_check();
   if (FL_UNLIKELY(s->pid != fl_pid()))
     fl_arena_share_sets(); /* this thread may take the events of the other process's bell: see fl_set_bell */
   if (max <= 0 || fl_lock(&s->lock) != FL_LOCKED)
     return wait_native(epfd, events, max, left_ns(timeout, 0), mask);
+  w.mine = true;
   for (;;) {
     if (FL_UNLIKELY(fl_epoll_of(epfd) != s)) {
       fl_unlock(&s->lock);
@@ -481,10 +506,12 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
     }
     /* relaxed: changed and read under the lock (fl_epoll_watch) */
     atomic_fetch_add_explicit(&s->sleepers, 1, memory_order_relaxed);
+    w.counted = true;
     FL_FAULT(epoll_sleeper);
     enum sleep how = all_asleep(s);
     FL_FAULT(epoll_all_asleep);
     if (how == SLEEP_NOT) {
+      w.counted = false;
       atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
       continue;
     }
@@ -497,6 +524,7 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       return interrupted(s);
     }
     int bell;
+    w.counted = false;
     s->looked_at = fl_now();
     n = sleep_native(s, epfd, events, max, ns > longest ? longest : ns, mask, &bell);
     bool more = n == 0 && (bell >= 0 || ns > longest);

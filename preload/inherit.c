@@ -3,9 +3,9 @@
  * preload/inherit.c - unread bytes of a ring that the peer cannot send again (it has ended, or kernel bytes came after
  * them): they go with the descriptor into the new program, which reads them if it has the library.
  *
- * exec copies what is unread into a segment of its own, in a memfd without FD_CLOEXEC at one of the highest numbers. The
- * new program's library looks there once, as it starts, takes the segment for the ring of a connection that is pinned to
- * TCP, and closes the memfd. Nothing else is needed: ring bytes come before kernel bytes as the extents say.
+ * exec copies what is unread into a segment of its own, in a memfd without FD_CLOEXEC at one of the highest numbers.
+ * The new program's library looks there once, as it starts, takes the segment for the ring of a connection that is
+ * pinned to TCP, and closes the memfd. Nothing else is needed: ring bytes come before kernel bytes as the extents say.
  */
 #include "inherit.h"
 

@@ -5,8 +5,8 @@
 
 #include "conn.h"
 
-/* Before exec of process pid, in which fd survives: saves what c's ring holds. Returns the memfd, or -1 if it cannot be.
- * From then on c has read it; *before is for fl_inherit_undo, if exec fails. No locks held. */
+/* Before exec of process pid, in which fd survives: saves what c's ring holds. Returns the memfd, or -1 if it cannot
+ * be. From then on c has read it; *before is for fl_inherit_undo, if exec fails. No locks held. */
 int fl_inherit_save(struct fl_conn *c, int fd, int32_t pid, struct fl_rx *before);
 void fl_inherit_undo(struct fl_conn *c, int memfd, const struct fl_rx *before);
 

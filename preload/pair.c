@@ -139,6 +139,14 @@ enum fl_agree fl_pair_counts(struct fl_conn *c, int fd) {
   return k.sent == ktx && k.received == krx ? FL_AGREE : FL_DIFFER;
 }
 
+void fl_pair_jumped(struct fl_conn *c, int fd) {
+  if (!fl_conn_paired(c)) /* looked at before it is */
+    return;
+  enum fl_agree agree = fl_conn_of(fd) == c ? fl_pair_counts(c, fd) : FL_UNSURE;
+  if (agree != FL_AGREE)
+    fl_conn_pin(c, agree == FL_DIFFER ? FL_WHY_COUNTS : FL_WHY_LOCK);
+}
+
 /* ---- steps ---- */
 
 /* From now on small kernel-lane writes stand between ring writes: no Nagle, no cork. The application's values stay

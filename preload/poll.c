@@ -14,6 +14,7 @@
 #include "epoll.h"
 #include "export.h"
 #include "io.h"
+#include "jump.h"
 #include "options.h"
 #include "real.h"
 #include "registry/sys.h"
@@ -44,6 +45,8 @@ static void ungather(struct waiters *w) {
     fl_conn_leave(w->conn[--w->n]);
   errno = saved;
 }
+
+static void gather_jumped(void *w) { ungather(w); }
 
 static void polled(struct fl_conn *c) { atomic_store_explicit(&fl_local_of(c)->polled, true, memory_order_relaxed); }
 
@@ -152,6 +155,8 @@ static void unsleep(struct waiters *w) {
   errno = saved;
 }
 
+static void sleep_jumped(void *counted) { unsleep(counted); }
+
 enum sleep { SLEEP_LONG, SLEEP_UNREAD, SLEEP_SHORT, SLEEP_NOT };
 
 /* Counts as a sleeper of every one and turns it NATIVE. Not to sleep, and nothing counted, if one has bytes in its
@@ -244,6 +249,7 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
       }
     }
     struct waiters counted __attribute__((cleanup(unsleep))) = {0};
+    FL_HOLD(sleep_jumped, &counted);
     enum sleep how = sleeping(w, &counted);
     if (how == SLEEP_NOT)
       continue;
@@ -268,6 +274,7 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
 
 static int entered_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask, struct waiters *arrays) {
   struct waiters w __attribute__((cleanup(ungather))) = *arrays;
+  FL_HOLD(gather_jumped, &w);
 
   return do_poll(fds, n, ns, mask, &w);
 }
@@ -477,6 +484,7 @@ static int do_select(const struct selected *s, struct waiters *w) {
       continue;
     }
     struct waiters counted __attribute__((cleanup(unsleep))) = {0};
+    FL_HOLD(sleep_jumped, &counted);
     enum sleep how = sleeping(w, &counted);
     if (FL_UNLIKELY(fl_signals_any() != signals) && !s->mask && how != SLEEP_NOT) {
       errno = EINTR;
@@ -507,6 +515,7 @@ static int do_select(const struct selected *s, struct waiters *w) {
 
 static int entered_select(const struct selected *s, struct waiters *arrays) {
   struct waiters w __attribute__((cleanup(ungather))) = *arrays;
+  FL_HOLD(gather_jumped, &w);
 
   return do_select(s, &w);
 }

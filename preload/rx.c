@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 
 #include "io.h"
+#include "jump.h"
 #include "log.h"
 #include "options.h"
 #include "raw.h"
@@ -28,6 +29,7 @@
 struct sleeper {
   struct fl_conn *c;
   ssize_t got; /* bytes that the native call took from the stream */
+  int fd;
 };
 
 static void sleeper_begin(struct fl_conn *c) {
@@ -52,10 +54,19 @@ static void sleeper_end(struct sleeper *s) {
   fl_conn_leave(c);
 }
 
+/* A signal handler jumped out of it. */
+static void sleeper_jumped(void *what) {
+  struct sleeper *s = what;
+
+  sleeper_end(s);
+  fl_pair_jumped(s->c, s->fd);
+}
+
 /* The application's own call, counted, after sleeper_begin. Lock not held. The count comes down on cancellation as
  * well. */
 static ssize_t recv_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
-  struct sleeper s __attribute__((cleanup(sleeper_end))) = {c, 0};
+  struct sleeper s __attribute__((cleanup(sleeper_end))) = {c, 0, fd};
+  FL_HOLD(sleeper_jumped, &s);
   FL_FAULT(recv_native);
   ssize_t n = io->native(fd, io);
   FL_FAULT(recv_native_done);
@@ -230,6 +241,7 @@ static enum spin rx_look(struct fl_conn *c, int fd, uint64_t tail, uint32_t sign
 }
 
 static void leave(struct fl_conn **c) { fl_conn_leave(*c); }
+static void spin_jumped(void *c) { fl_conn_leave(c); }
 
 /* Waits a little for the other end. Lock held on entry and on return (but not for SPIN_GONE), and not in between: a
  * signal handler may jump out of the spin, and others may want to receive. */
@@ -242,6 +254,7 @@ static enum spin rx_spin(struct fl_conn *c, int fd, uint32_t signals) {
   fl_unlock(&c->rx_lock);
   {
     struct fl_conn *entered __attribute__((cleanup(leave))) = c;
+    FL_HOLD(spin_jumped, entered);
     FL_FAULT(recv_spin);
     r = rx_look(entered, fd, tail, signals);
   }
@@ -301,10 +314,11 @@ static enum spin unread_nap(struct fl_conn *c, int fd, unsigned n, uint32_t sign
   sleeper_begin(c);
   fl_unlock(&c->rx_lock);
   {
-    struct sleeper s __attribute__((cleanup(sleeper_end))) = {c, 0};
+    struct sleeper s __attribute__((cleanup(sleeper_end))) = {c, 0, fd};
+    FL_HOLD(sleeper_jumped, &s);
     fl_send_back_if_asked(c, fd);
     ready = interrupting(c) == signals ? fl_syscall6(__NR_ppoll, (long)&p, 1, (long)&ts, 0, 0, 0) : 0;
-    pthread_testcancel();
+    fl_testcancel();
   }
   if (fl_lock(&c->rx_lock) != FL_LOCKED)
     return SPIN_GONE;

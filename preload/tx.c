@@ -10,6 +10,7 @@
 
 #include "bell.h"
 #include "io.h"
+#include "jump.h"
 #include "log.h"
 #include "options.h"
 #include "raw.h"
@@ -198,6 +199,7 @@ void fl_send_end(struct fl_conn *c, ssize_t sent) {
 struct busy {
   struct fl_conn *c;
   ssize_t sent;
+  int fd;
 };
 static void busy_end(struct busy *b) {
   int saved = errno;
@@ -205,9 +207,18 @@ static void busy_end(struct busy *b) {
   errno = saved;
 }
 
+/* A signal handler jumped out of it. */
+static void busy_jumped(void *what) {
+  struct busy *b = what;
+
+  busy_end(b);
+  fl_pair_jumped(b->c, b->fd);
+}
+
 /* After send_begin. */
 static ssize_t send_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
-  struct busy b __attribute__((cleanup(busy_end))) = {c, 0};
+  struct busy b __attribute__((cleanup(busy_end))) = {c, 0, fd};
+  FL_HOLD(busy_jumped, &b);
   FL_FAULT(send_native);
   b.sent = io->native(fd, io);
   FL_FAULT(send_native_done);
