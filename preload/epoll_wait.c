@@ -7,6 +7,7 @@
  * rang: these are the business of the thread that is waking up.
  */
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #include "arena_alloc.h"
@@ -78,9 +79,14 @@ static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_even
     if (!fl_item_wants_in(it) || !fl_rx_ready(it->conn, it->events & EPOLLET ? &it->seen : NULL))
       continue;
     uint32_t mask = it->events & (EPOLLIN | EPOLLRDNORM);
-    if ((it->events & EPOLLET) && (it->events & EPOLLOUT) &&
-        !atomic_load_explicit(&it->conn->tx_busy, memory_order_relaxed))
-      mask |= EPOLLOUT; /* an edge reports all that is ready; the kernel's part is merged where it was asked */
+    if ((it->events & EPOLLET) && !atomic_load_explicit(&it->conn->tx_busy, memory_order_relaxed))
+      mask |= it->events & (EPOLLOUT | EPOLLWRNORM); /* an edge reports all that is ready; the kernel's part is merged
+                                                        where it was asked */
+    if (FL_UNLIKELY(it->events & EPOLLONESHOT)) {
+      /* nor does what is reported once leave anything for the next call */
+      int rest = fl_sys_ready(it->fd, (short)(it->events & 0xffff));
+      mask |= rest > 0 ? (uint32_t)rest & ~(uint32_t)POLLNVAL : 0;
+    }
     FL_FAULT(epoll_found);
     it->active = s->wakes;
     it->active_at = now;

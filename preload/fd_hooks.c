@@ -6,6 +6,7 @@
 #include <netinet/tcp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "epoll.h"
 #include "export.h"
@@ -279,6 +280,11 @@ FL_EXPORT int ioctl(int fd, unsigned long request, ...) {
   } else if (request == FIOASYNC) {
     if (*(int *)arg)
       fl_conn_pin(c, FL_WHY_OPTION);
+  } else if (request == SIOCATMARK && *(int *)arg && fl_lock(&c->rx_lock) == FL_LOCKED) {
+    /* bytes in the ring were sent before anything urgent */
+    if (fl_conn_of(fd) == c && fl_conn_paired(c) && fl_rx_pending(&c->rx))
+      *(int *)arg = 0;
+    fl_unlock(&c->rx_lock);
   } else if (request == FIONREAD && fl_lock(&c->rx_lock) == FL_LOCKED) {
     if (fl_conn_of(fd) == c && fl_conn_paired(c))
       *(int *)arg += (int)fl_rx_pending(&c->rx);
@@ -287,6 +293,13 @@ FL_EXPORT int ioctl(int fd, unsigned long request, ...) {
   /* TIOCOUTQ stays the kernel's: on loopback TCP what has reached the other end is acknowledged, and not counted there
    */
   return r;
+}
+
+/* libc's makes the system call itself. */
+FL_EXPORT int sockatmark(int fd) {
+  int mark;
+
+  return ioctl(fd, SIOCATMARK, &mark) < 0 ? -1 : mark;
 }
 
 /* Options that only the kernel's own path can honour. */

@@ -507,8 +507,13 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
     enum fl_rx_result r = fl_rx_peek(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed), span, &need);
 
     if (FL_LIKELY(r == FL_RX_RING)) {
-      if (FL_UNLIKELY(io->flags & MSG_PEEK) && io->len > 0)
-        continue; /* published since the look above, which shows it without taking it */
+      if (FL_UNLIKELY(io->flags & MSG_PEEK) && io->len > 0) { /* published since the look above, or the buffer is bad */
+        got = spans_copy(io, 0, span);
+        if (got)
+          break;
+        fl_unlock(&c->rx_lock);
+        return fail(EFAULT);
+      }
       size_t n = spans_copy(io, got, span);
       if (FL_UNLIKELY(atomic_load_explicit(&c->rx_gen, memory_order_relaxed) != gen)) {
         gen = atomic_load_explicit(&c->rx_gen, memory_order_relaxed);
@@ -633,7 +638,9 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
     } else if (!fl_rx_native(&c->rx, c->rx.tail)) {
       continue; /* another thread made it NATIVE (fork, a pin), and the sender had published before that */
     }
-    if (nonblock && got == 0 && !(io->flags & MSG_PEEK) && io->len > 0) {
+    /* pinned: nobody will watch, and the native call may have control data to give */
+    if (nonblock && got == 0 && !(io->flags & MSG_PEEK) && io->len > 0 &&
+        FL_LIKELY(!atomic_load_explicit(&c->pin, memory_order_relaxed))) {
       ssize_t n = kernel_take(c, fd, io, 0, io->len);
       if (n > 0 || n == -EAGAIN) {
         fl_conn_watch(c);
