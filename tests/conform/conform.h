@@ -98,6 +98,8 @@ long note_ret(const char *what, long ret);
 long note_data(const char *what, long ret, const void *data);
 /* What no program can rely on: written down and not compared. `exception` is a name of exceptions.c. */
 __attribute__((format(printf, 2, 3))) void note_free(const char *exception, const char *format, ...);
+/* The same for all that this end notes until the case is over; NULL ends it. */
+void except_from_now(const char *exception);
 /* Since `begin` (clock_ms): early, in time, or late (by a second), compared with the milliseconds that it should take.
  */
 void note_time(const char *what, uint64_t begin, unsigned wanted);

@@ -53,6 +53,7 @@ static void begin(void) {
   run.fd = -1;
   run.step = 0;
   run.put = run.got = 0;
+  except_from_now(NULL);
   thread_is_me();
 }
 

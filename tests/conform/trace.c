@@ -28,11 +28,18 @@ static void append(const char *prefix, const char *format, va_list args) {
   errno = saved;
 }
 
+static const char *excepted; /* all that is noted falls under this exception */
+
+void except_from_now(const char *exception) { excepted = exception; }
+
 void note(const char *format, ...) {
+  char prefix[64] = "";
   va_list args;
 
+  if (excepted)
+    snprintf(prefix, sizeof prefix, "~%s ", excepted);
   va_start(args, format);
-  append("", format, args);
+  append(prefix, format, args);
   va_end(args);
 }
 
