@@ -14,7 +14,7 @@ conversation() {
   bundle client b "$1"
   container_server server "$PYTHON" "$FIXTURES/pair.py" serve 10.77.1.1 5000
   wait_for 15 listening_in a 5000 || fail "nobody listens"
-  container_client client "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 3 "$(scaled 200)" 1000
+  container_client client "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 3 "$(scaled 150)" 1000 0.004
   stop_container server
 }
 

@@ -62,7 +62,7 @@ conversation() {
   container server server -d $1 -- "$PYTHON" "$FIXTURES/pair.py" serve 0.0.0.0 5000 >/dev/null
   wait_for 15 server_listens || fail "nobody listens"
   # shellcheck disable=SC2086 # words
-  container client client --rm $2 -- "$PYTHON" "$FIXTURES/pair.py" talk "$3" "$4" 3 200 1000
+  container client client --rm $2 -- "$PYTHON" "$FIXTURES/pair.py" talk "$3" "$4" 3 150 1000 0.004
   docker_ stop server >/dev/null
   docker_ rm server >/dev/null
 }
@@ -110,7 +110,7 @@ assert_all_paired() {
   container server server -d -p 8080:5000 -- "$PYTHON" "$FIXTURES/pair.py" serve 0.0.0.0 5000 >/dev/null
   wait_for 15 server_listens || fail "nobody listens"
   options FASTLOCAL_REGISTRY="$T/run/registry.sock"
-  talk_in d 10.77.2.254 8080 3 200 1000 >"$T/out"
+  talk_in d 10.77.2.254 8080 3 150 1000 0.004 >"$T/out"
   docker_ stop server >/dev/null
   assert_all_paired
   finish_docker

@@ -8,10 +8,11 @@ load spaces
 
 setup_file() { need jq; }
 
-# SERVER_SPACE CLIENT_SPACE ADDRESS PORT: what the client prints that connects there, and reaches port 5000 of the server
+# SERVER_SPACE CLIENT_SPACE ADDRESS PORT: what the client prints that connects there, and reaches port 5000 of the server.
+# With pauses: on a busy machine the registry may be late, and a conversation without them be over by then.
 conversation() {
   echo_in "$1" 0.0.0.0 5000
-  talk_in "$2" "$3" "$4" 3 "$(scaled 200)" 1000
+  talk_in "$2" "$3" "$4" 3 "$(scaled 150)" 1000 0.004
   stop "echo-$1"
 }
 
@@ -41,7 +42,9 @@ translate() { inside host iptables -t nat "$@"; }
 @test "most bytes between two containers go through the rings" {
   prepare
   options "${OPTIONS[@]}" FASTLOCAL_SPIN_US=2000
-  conversation a b 10.77.1.1 5000
+  echo_in a 0.0.0.0 5000
+  talk_in b 10.77.1.1 5000 3 "$(scaled 2000)" 1000 >"$T/talk.out"
+  stop echo-a
   assert_ring_share python3 30
   leave_spaces
 }
@@ -108,7 +111,7 @@ END
   translate -A PREROUTING -p tcp -d 10.96.0.1 --dport 80 -j DNAT --to-destination 10.77.1.3:5000
   echo_in a 0.0.0.0 5000
   echo_in c 0.0.0.0 5000
-  talk_in b 10.96.0.1 80 6 "$(scaled 100)" 500 >"$T/talk.out"
+  talk_in b 10.96.0.1 80 6 "$(scaled 150)" 500 0.004 >"$T/talk.out"
   stop echo-a
   stop echo-c
   read -r _ connections paired _ < <(lanes python3)
@@ -148,7 +151,7 @@ END
   echo_in a 0.0.0.0 5000
   in_space b
   AS+=(setpriv --reuid=nobody --clear-groups)
-  client "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 3 100 1000 >"$T/talk.out"
+  client "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 3 150 1000 0.004 >"$T/talk.out"
   stop echo-a
   assert_unpaired
   as_self
@@ -159,7 +162,7 @@ END
   echo_in a 0.0.0.0 5000
   in_space b
   AS+=(setpriv --reuid=nobody --clear-groups)
-  client "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 3 100 1000 >"$T/talk.out"
+  client "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 3 150 1000 0.004 >"$T/talk.out"
   stop echo-a
   assert_all_paired
   leave_spaces
@@ -178,7 +181,7 @@ END
   finish hold
   registry
   sleep 1.1 # the server's process looks for a registry once in a second
-  talk_in b 10.77.1.1 5000 1 "$(scaled 200)" 100 >/dev/null
+  talk_in b 10.77.1.1 5000 1 100 100 0.01 >/dev/null
   stop echo-a
   read -r _ connections paired _ < <(jq -rs '[.[] | select(.connections == 1) | .paired] | "clients 3 \(add)"' "$STATS")
   ((paired == 2)) || fail "$paired of 3 clients paired"
