@@ -236,3 +236,14 @@ audit() {
   stop_audited go
   assert_covered go
 }
+
+@test "no call of nginx and its workers goes past" {
+  audit nginx wrk
+  mkdir -p "$T/nginx/www" && echo hello >"$T/nginx/www/small"
+  sed -e "s|@LISTEN@|$HOST:$PORT|; s|@SENDFILE@|on|; s|@WORKERS@|2|; s|@BACKEND@|127.0.0.1:1|" \
+    "$FIXTURES/nginx.conf.in" >"$T/nginx/nginx.conf"
+  serve_audited nginx nginx -p "$T/nginx" -c nginx.conf -e error.log
+  client wrk -c 4 -d 1 -t 1 "http://$HOST:$PORT/small" >/dev/null
+  stop_audited nginx QUIT
+  assert_covered nginx
+}
