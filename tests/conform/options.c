@@ -154,6 +154,14 @@ static void option(const int *v) {
   talk();
 }
 
+static const char *option_late(const int *v) {
+  const struct option *o = &options[v[O_OPTION]];
+
+  return o->level == SOL_SOCKET && o->option == SO_PEEK_OFF && o->values[v[O_VALUE]] > 0 && v[O_WHEN] == PAIRED_BYTES
+             ? "bytes that lie in the ring when SO_PEEK_OFF is set are peeked from their beginning"
+             : NULL;
+}
+
 const struct group option_group = {
     .name = "option",
     .what = "Each socket option, set and read before and after pairing, with bytes waiting; and the stream afterwards",
@@ -162,6 +170,7 @@ const struct group option_group = {
              DIM("end", "client", "server")},
     .run = option,
     .skip = option_skip,
+    .late = option_late,
     .every = 2,
 };
 
