@@ -461,7 +461,7 @@ bool fl_rx_recall(struct fl_rx *rx) {
     return true; /* rubbish: whoever reads next will see */
   if (rx->tail == rx->head_seen)
     return true;
-  if ((rx->extent == 0 || rx->tail >= rx->next_pos) && !rx_extents(rx))
+  if (!rx_extents(rx)) /* always: there may be new ones before the new head */
     return true;
   fl_rx_publish(rx);
   uint64_t asked = rx->head_seen << FL_STATE_BITS | FL_RECALL, word = rx->head_seen << FL_STATE_BITS;

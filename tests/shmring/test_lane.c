@@ -408,6 +408,19 @@ Test(lane, nothing_is_asked_for_if_all_was_read) {
   cr_assert_not(fl_tx_asked(tx));
 }
 
+Test(lane, a_refused_recall_does_not_hide_what_comes_between) {
+  cr_assert_eq(push(tx, "abcd", 4, 0, &done), FL_TX_OK);
+  expect_bytes((const unsigned char *)"ab", 2, 0);
+  fl_tx_intent(tx, 5); /* five bytes over the kernel lane */
+  fl_tx_sent(tx, 5);
+  cr_assert_eq(push(tx, "ef", 2, 5, &done), FL_TX_OK);
+  cr_assert_not(fl_rx_recall(rx));
+  expect_bytes((const unsigned char *)"cd", 2, 0);
+  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_KERNEL);
+  cr_assert_eq(need, 5);
+  expect_bytes((const unsigned char *)"ef", 2, 5);
+}
+
 /* ---- bells ---- */
 
 Test(lane, only_an_agreed_bell_can_be_slept_with) {
