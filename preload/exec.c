@@ -60,13 +60,14 @@ static void reset_at_exec(struct exec *x, int fd) {
   fl_sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
 }
 
-/* fd goes to the new program. */
-static void hand_over(struct exec *x, struct fl_conn *c, int fd) {
+/* fd goes to the new program. Bytes that another holder may still read are not taken away from it (`sole`: there is
+ * none). */
+static void hand_over(struct exec *x, struct fl_conn *c, int fd, bool sole) {
   if (fl_hand_over(c, fd))
     return;
-  int memfd = x->nsaved < SAVES ? fl_inherit_save(c, fd, x->pid, &x->saved[x->nsaved].before) : -1;
+  int memfd = sole && x->nsaved < SAVES ? fl_inherit_save(c, fd, x->pid, &x->saved[x->nsaved].before) : -1;
   if (memfd < 0) {
-    fl_log(FL_LOG_WARN, "descriptor %d: unread bytes are lost to the new program", fd);
+    fl_log(FL_LOG_WARN, "descriptor %d: the new program does not get the unread bytes", fd);
     return;
   }
   x->saved[x->nsaved].c = c;
@@ -80,7 +81,7 @@ static void pass_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
   if (x->vfork) {
     if (inherits) { /* the parent goes on; it finds this pid dead some day */
       fl_holder_lend(c, x->pid);
-      hand_over(x, c, fd);
+      hand_over(x, c, fd, false);
       x->touched = true;
     }
     return;
@@ -97,7 +98,7 @@ static void pass_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) {
   fl_holder_lend(c, x->pid);
   FL_FAULT(exec_lent);
   if (inherits) {
-    hand_over(x, c, fd);
+    hand_over(x, c, fd, sole);
     return;
   }
   if (fl_process_unread(c) > 0 && fl_process_same_socket(c, fd))
@@ -121,7 +122,7 @@ static void unseen_one(struct fl_conn *c, struct fl_local *l, void *arg) {
       fl_holder_count(c, u->x->pid))
     return;
   fl_holder_lend(c, u->x->pid);
-  hand_over(u->x, c, u->fd);
+  hand_over(u->x, c, u->fd, false);
   u->x->touched = true;
 }
 
