@@ -122,11 +122,11 @@ handed_over() {
 
 @test "bad addresses: what the kernel says, and nothing is lost" { same_on_rings fault; }
 
-@test "siglongjmp out of recv: the connection goes on, on the ring" { same_on_rings jumps recv; }
-@test "siglongjmp out of poll" { same_on_rings jumps poll; }
-@test "siglongjmp out of select" { same_on_rings jumps select; }
-@test "siglongjmp out of epoll_wait" { same_on_rings jumps epoll; }
-@test "longjmp from a handler on a stack of its own" { same_on_rings jumps long; }
+@test "siglongjmp out of recv: the connection goes on" { same jumps recv; }
+@test "siglongjmp out of poll" { same jumps poll; }
+@test "siglongjmp out of select" { same jumps select; }
+@test "siglongjmp out of epoll_wait" { same jumps epoll; }
+@test "longjmp from a handler on a stack of its own" { same jumps long; }
 @test "siglongjmp out of send" { same jumps send; }
 
 @test "posix_spawn of a program that does not use the connection" { same_on_rings helpers spawn-idle; }
