@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bell.h"
 #include "dispatch.h"
 #include "epoll.h"
 #include "export.h"
@@ -159,10 +160,10 @@ static void sleep_jumped(void *counted) { unsleep(counted); }
 
 enum sleep { SLEEP_LONG, SLEEP_UNREAD, SLEEP_SHORT, SLEEP_NOT };
 
-/* Counts as a sleeper of every one and turns it NATIVE. Not to sleep, and nothing counted, if one has bytes in its
- * ring; for a short time if those come after kernel bytes on their way, which wake this thread unless another takes
+/* Counts as a sleeper of every one and turns it BELL, or NATIVE. Not to sleep, and nothing counted, if one has bytes in
+ * its ring; for a short time if those come after kernel bytes on their way, which wake this thread unless another takes
  * them, or (UNREAD) if another end may want back what it has not read (fl_send_unread). */
-static enum sleep sleeping(struct waiters *all, struct waiters *counted) {
+static enum sleep sleeping(struct waiters *all, struct waiters *counted, const struct fl_bell *bell) {
   enum sleep r = SLEEP_LONG;
 
   counted->n = 0;
@@ -173,7 +174,8 @@ static enum sleep sleeping(struct waiters *all, struct waiters *counted) {
     atomic_fetch_add_explicit(&c->rx_sleepers, 1, memory_order_seq_cst);
     counted->n = i + 1;
     FL_FAULT(poll_sleeper);
-    bool native = !fl_conn_mapped(c) || c->rx.broken || fl_rx_native(&c->rx, c->rx.tail);
+    bool native = !fl_conn_mapped(c) || c->rx.broken || (bell && fl_bell_rest(c, c->rx.tail, bell)) ||
+                  fl_rx_native(&c->rx, c->rx.tail);
     if (locked)
       fl_unlock(&c->rx_lock);
     if (FL_UNLIKELY(fl_send_unread(c))) {
@@ -207,6 +209,40 @@ static int poll_native(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t
   }
   struct timespec ts = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
   return REAL(ppoll)(fds, n, ns == UINT64_MAX ? NULL : &ts, mask);
+}
+
+/* The same with the bell beside the caller's array, of at most STACK_FDS. Whether it rang is in *rang; it does not
+ * count. */
+static int poll_bell(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask, const struct fl_bell *bell,
+                     bool *rang) {
+  struct pollfd with[STACK_FDS + 1];
+
+  memcpy(with, fds, n * sizeof *fds);
+  with[n] = (struct pollfd){.fd = bell->fd, .events = POLLIN};
+  int k = poll_native(with, n + 1, ns, mask);
+  if (k < 0)
+    return k;
+  *rang = with[n].revents != 0;
+  if (*rang)
+    fl_bell_clear(bell);
+  for (nfds_t i = 0; i < n; i++)
+    fds[i].revents = with[i].revents;
+  return k - *rang;
+}
+
+static void bell_back(struct fl_bell **b) {
+  if (*b)
+    fl_bell_return(*b);
+}
+
+static void bell_jumped(void *b) { bell_back(b); }
+
+/* A bell is worth its while if a connection of the call watches. */
+static struct fl_bell *bell_for(const struct waiters *w) {
+  for (int i = 0; i < w->n; i++)
+    if (fl_conn_mapped(w->conn[i]) && fl_rx_state(&w->conn[i]->rx) != FL_NATIVE)
+      return fl_bell_borrow();
+  return NULL;
 }
 
 /* ns: UINT64_MAX waits for ever. */
@@ -248,9 +284,12 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
           return k;
       }
     }
+    struct fl_bell *bell __attribute__((cleanup(bell_back))) = n <= STACK_FDS ? bell_for(w) : NULL;
+    struct fl_held bell_held __attribute__((cleanup(fl_let_go)));
+    fl_hold(&bell_held, bell_jumped, &bell);
     struct waiters counted __attribute__((cleanup(unsleep))) = {0};
     FL_HOLD(sleep_jumped, &counted);
-    enum sleep how = sleeping(w, &counted);
+    enum sleep how = sleeping(w, &counted, bell);
     if (how == SLEEP_NOT)
       continue;
     uint64_t left = ns;
@@ -265,9 +304,13 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
       return -1;
     }
     FL_FAULT(poll_sleep);
-    int k = poll_native(fds, n, nap ? nap_ns : left, mask);
+    bool rang = false;
+    int k = bell ? poll_bell(fds, n, nap ? nap_ns : left, mask, bell, &rang)
+                 : poll_native(fds, n, nap ? nap_ns : left, mask);
     FL_FAULT(poll_woken);
-    if (k != 0 || !nap)
+    if (k > 0 && rang)
+      k = merge(fds, n);
+    if (k != 0 || (!nap && !rang))
       return k;
   }
 }
@@ -485,7 +528,7 @@ static int do_select(const struct selected *s, struct waiters *w) {
     }
     struct waiters counted __attribute__((cleanup(unsleep))) = {0};
     FL_HOLD(sleep_jumped, &counted);
-    enum sleep how = sleeping(w, &counted);
+    enum sleep how = sleeping(w, &counted, NULL);
     if (FL_UNLIKELY(fl_signals_any() != signals) && !s->mask && how != SLEEP_NOT) {
       errno = EINTR;
       return -1;

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "bell.h"
 #include "io.h"
 #include "jump.h"
 #include "log.h"
@@ -329,6 +330,67 @@ static enum spin unread_nap(struct fl_conn *c, int fd, unsigned n, uint32_t sign
   return ready > 0 ? SPIN_KERNEL : interrupting(c) != signals ? SPIN_SIGNAL : SPIN_SLEEP;
 }
 
+struct bell_sleeper {
+  struct sleeper sleeper;
+  struct fl_bell *bell;
+};
+
+static void bell_sleeper_end(struct bell_sleeper *s) {
+  sleeper_end(&s->sleeper);
+  fl_bell_return(s->bell);
+}
+
+static void bell_sleeper_jumped(void *what) {
+  struct bell_sleeper *s = what;
+
+  sleeper_jumped(&s->sleeper);
+  fl_bell_return(s->bell);
+}
+
+/*
+ * Sleeps in BELL, with a borrowed bell that this gives back: until it is rung, the socket has something (SPIN_KERNEL),
+ * or a handler ran that ends the call (SPIN_SIGNAL). Lock as with rx_spin.
+ */
+static enum spin bell_sleep(struct fl_conn *c, int fd, struct fl_bell *bell, unsigned naps, uint32_t signals) {
+  struct pollfd p[2] = {{.fd = fd, .events = POLLIN | POLLRDHUP}, {.fd = bell->fd, .events = POLLIN}};
+  struct timespec ts = {0, (long)fl_nap_ns(naps)};
+  int n;
+
+  sleeper_begin(c);
+  fl_unlock(&c->rx_lock);
+  {
+    struct bell_sleeper s __attribute__((cleanup(bell_sleeper_end))) = {{c, 0, fd}, bell};
+    FL_HOLD(bell_sleeper_jumped, &s);
+    bool unread = fl_send_unread(c);
+    if (FL_UNLIKELY(unread))
+      fl_send_back_if_asked(c, fd);
+    FL_FAULT(recv_bell);
+    n = interrupting(c) == signals ? REAL(ppoll)(p, 2, unread ? &ts : NULL, NULL) : -1;
+    if (n > 0 && p[1].revents)
+      fl_bell_clear(bell);
+  }
+  if (fl_lock(&c->rx_lock) != FL_LOCKED)
+    return SPIN_GONE;
+  if (fl_conn_of(fd) != c) {
+    fl_unlock(&c->rx_lock);
+    return SPIN_GONE;
+  }
+  return n > 0 && p[0].revents ? SPIN_KERNEL : interrupting(c) != signals ? SPIN_SIGNAL : SPIN_AGAIN;
+}
+
+/* May a blocking receive sleep with a bell? Then the bell, borrowed, and the state is BELL. Lock held. */
+static struct fl_bell *bell_for(struct fl_conn *c, const struct fl_io *io) {
+  if ((io->flags & (MSG_PEEK | MSG_WAITALL)) || (atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX) ||
+      !fl_conn_usable(c))
+    return NULL;
+  struct fl_bell *bell = fl_bell_borrow();
+  if (bell && !fl_bell_rest(c, c->rx.tail, bell)) {
+    fl_bell_return(bell);
+    return NULL;
+  }
+  return bell;
+}
+
 /* Has a receive that began then waited for as long as SO_RCVTIMEO allows? */
 static bool timed_out(const struct fl_conn *c, int fd, uint64_t begin) {
   struct timeval tv = {0};
@@ -616,8 +678,11 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
       fl_conn_watch(c);
       break;
     }
-    if (state == FL_WATCHING) {
-      enum spin s = nonblock ? SPIN_SLEEP : rx_spin(c, fd, signals);
+    if (state == FL_WATCHING || state == FL_BELL) {
+      struct fl_bell *bell;
+      enum spin s = nonblock || state == FL_BELL ? SPIN_SLEEP : rx_spin(c, fd, signals);
+      if (s == SPIN_SLEEP && !nonblock && (bell = bell_for(c, io)))
+        s = bell_sleep(c, fd, bell, naps++, signals);
       if (s == SPIN_SIGNAL) {
         fl_unlock(&c->rx_lock);
         return got ? (ssize_t)got : fail(EINTR);
