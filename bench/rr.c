@@ -56,9 +56,10 @@ static const struct argp argp = {
     .options = options,
     .parser = parse_option,
     .args_doc = "server|client ADDRESS",
-    .doc = "Request-response over a stream socket.\v"
-           "ADDRESS is a port of 127.0.0.1, or IPv4:PORT (0: any; the server prints it) or a path that begins with '/'. "
-           "The server heeds --size, --cpu and --epoll.",
+    .doc =
+        "Request-response over a stream socket.\v"
+        "ADDRESS is a port of 127.0.0.1, or IPv4:PORT (0: any; the server prints it) or a path that begins with '/'. "
+        "The server heeds --size, --cpu and --epoll.",
     .children = children,
 };
 

@@ -70,8 +70,9 @@ static const struct argp argp = {
     .options = options,
     .parser = parse_option,
     .args_doc = "server|client ADDRESS",
-    .doc = "One-way throughput over a stream socket; the client sends.\v"
-           "ADDRESS is a port of 127.0.0.1, or IPv4:PORT (0: any; the server prints it) or a path that begins with '/'.",
+    .doc =
+        "One-way throughput over a stream socket; the client sends.\v"
+        "ADDRESS is a port of 127.0.0.1, or IPv4:PORT (0: any; the server prints it) or a path that begins with '/'.",
 };
 
 /* What one end saw from the first operation after the warm-up. */

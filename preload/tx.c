@@ -304,9 +304,8 @@ static bool tx_usable(struct fl_conn *c, int fd) {
          atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) == 0 && !peer_gone(c, fd);
 }
 
-/* The end of pushes with tx.may_ring: rings if the receiver was asleep. Lock held. */
-static void rung(struct fl_conn *c, int bell) {
-  c->tx.may_ring = false;
+/* Rings if something was published to a receiver that was asleep. Lock held. */
+static void ring(struct fl_conn *c, int bell) {
   if (!c->tx.ring_due)
     return;
   FL_FAULT(tx_ring);
@@ -344,6 +343,8 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
      * message, which is seconds until a sender that does not block has filled TCP's buffer. */
     if (c->full_still && fl_options.spin_fixed)
       break;
+    if (FL_UNLIKELY(bell >= 0))
+      ring(c, bell);     /* the one who is to make room may be asleep */
     if (!waiting || n) { /* it drains: a new wait begins */
       if (waiting)
         fl_wait_end(&w, true);
@@ -360,8 +361,10 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
   }
   if (waiting)
     fl_wait_end(&w, done == io->len);
-  if (FL_UNLIKELY(bell >= 0))
-    rung(c, bell);
+  if (FL_UNLIKELY(bell >= 0)) {
+    ring(c, bell);
+    c->tx.may_ring = false;
+  }
   return done;
 }
 
@@ -539,8 +542,10 @@ bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ss
   *result = got;
   did = true;
 out:
-  if (bell >= 0)
-    rung(c, bell);
+  if (bell >= 0) {
+    ring(c, bell);
+    c->tx.may_ring = false;
+  }
   fl_unlock(&c->tx_lock);
   return did;
 }
