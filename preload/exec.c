@@ -60,12 +60,12 @@ static void reset_at_exec(struct exec *x, int fd) {
   fl_sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
 }
 
-/* fd goes to the new program. Bytes that another holder may still read are not taken away from it (`sole`: there is
- * none). */
+/* fd goes to the new program. Another holder may still read what is unread: then (not `sole`) both get it, for only one
+ * of them will. */
 static void hand_over(struct exec *x, struct fl_conn *c, int fd, bool sole) {
   if (fl_hand_over(c, fd))
     return;
-  int memfd = sole && x->nsaved < SAVES ? fl_inherit_save(c, fd, x->pid, &x->saved[x->nsaved].before) : -1;
+  int memfd = x->nsaved < SAVES ? fl_inherit_save(c, fd, x->pid, sole, &x->saved[x->nsaved].before) : -1;
   if (memfd < 0) {
     fl_log(FL_LOG_WARN, "descriptor %d: the new program does not get the unread bytes", fd);
     return;

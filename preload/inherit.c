@@ -91,7 +91,7 @@ static int place(int fd) {
   return -1;
 }
 
-int fl_inherit_save(struct fl_conn *c, int fd, int32_t pid, struct fl_rx *before) {
+int fl_inherit_save(struct fl_conn *c, int fd, int32_t pid, bool take, struct fl_rx *before) {
   struct inherited what = {.magic = MAGIC, .pid = pid};
   struct fl_tuple t;
   void *map = NULL;
@@ -119,8 +119,9 @@ int fl_inherit_save(struct fl_conn *c, int fd, int32_t pid, struct fl_rx *before
     memcpy((char *)map + bytes, &what, sizeof what);
     fl_sys_munmap(map, bytes + FL_PAGE);
     if (ok && fl_sys_fcntl(memfd, F_ADD_SEALS, SEALS) == 0 && (at = place(memfd)) >= 0) {
-      *before = c->rx;
-      c->rx = walk; /* the tail is not published: exec may fail */
+      *before = take ? c->rx : (struct fl_rx){0};
+      if (take)
+        c->rx = walk; /* the tail is not published: exec may fail */
     }
   }
   if (memfd >= 0)
@@ -131,7 +132,7 @@ int fl_inherit_save(struct fl_conn *c, int fd, int32_t pid, struct fl_rx *before
 
 void fl_inherit_undo(struct fl_conn *c, int memfd, const struct fl_rx *before) {
   fl_sys_close(memfd);
-  if (fl_lock(&c->rx_lock) != FL_LOCKED)
+  if (!before->lane || fl_lock(&c->rx_lock) != FL_LOCKED)
     return;
   if (fl_conn_paired(c))
     c->rx = *before;
