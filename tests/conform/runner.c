@@ -319,7 +319,7 @@ static void show_difference(const char *a, const char *b) {
 static void show_trace(const struct job *j, const char *name) {
   printf("%s\n", name);
   for (int e = 0; e < 2; e++)
-    for (const char *at = j->seen[PLAIN][e]; *at; at += strcspn(at, "\n") + 1)
+    for (const char *at = j->seen[PLAIN][e]; at && *at; at += strcspn(at, "\n") + 1)
       printf("  %s %.*s\n", e ? "server" : "client", (int)strcspn(at, "\n"), at);
 }
 

@@ -137,7 +137,13 @@ int join(const struct daemon_run *r) {
 }
 
 void ask_about(int client, uint64_t id, int tcp_fd) {
-  cr_assert_eq(fl_host_send(client, FL_HOST_ASK, id, RING, tcp_fd), 0);
+  struct pollfd room = {.fd = client, .events = POLLOUT};
+  int rc;
+
+  /* a daemon that reads more slowly than we write */
+  while ((rc = fl_host_send(client, FL_HOST_ASK, id, RING, tcp_fd)) == -EAGAIN)
+    cr_assert_eq(poll(&room, 1, 5000), 1);
+  cr_assert_eq(rc, 0, "%s", strerror(-rc));
 }
 
 struct said hear(int client, int milliseconds) {
