@@ -28,6 +28,7 @@ space() { # NAME
 own_network() { [[ $(readlink "/proc/$1/ns/net") != $(readlink /proc/self/ns/net) && $(cat "/proc/$1/comm") == sleep ]]; }
 
 inside() { nsenter "--net=/proc/${SPACES[$1]}/ns/net" "${@:2}"; } # NAME CMD...
+# shellcheck disable=SC2034
 in_space() { AS=(nsenter "--net=/proc/${SPACES[$1]}/ns/net"); }    # what `serve`, `client` and the like run from now on
 
 # NAME INTERFACE ADDRESS HOST_INTERFACE: a veth from `host` to another space

@@ -92,6 +92,7 @@ struct fl_count {
 #define FL_TIMED_RX 1u
 #define FL_TIMED_TX 2u
 
+/* NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding): the order is that of cache lines and of who writes what */
 struct fl_conn {
   _Atomic uint32_t used; /* 0 free; else the generation, odd */
   _Atomic uint8_t phase; /* enum fl_phase */

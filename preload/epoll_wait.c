@@ -432,7 +432,7 @@ static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events
 static int add_rings(struct fl_epoll *s, int epfd, struct epoll_event *events, int n, int at, int max) {
   struct epoll_event more[64];
   int room = max - n < 64 ? max - n : 64;
-  bool later;
+  bool later = false;
 
   return room == 0 ? n : insert(events, n, at, more, collect(s, epfd, fl_now(), more, room, &later));
 }

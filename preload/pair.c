@@ -206,6 +206,7 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
   l->seg = p->seg;
   l->seg_bytes = p->bytes;
   /* what the slot's former connection left: see reset in arena_alloc.c */
+  /* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): c is not NULL; take_step compares it with what may be */
   memset(&c->alive_at, 0, offsetof(struct fl_conn, rx_lock) - offsetof(struct fl_conn, alive_at));
   memset(&c->rx, 0, sizeof *c - offsetof(struct fl_conn, rx));
   fl_attach(p->seg, p->ring_size, p->end, &c->tx, &c->rx);

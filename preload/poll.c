@@ -571,9 +571,12 @@ static int any_select(struct selected *s, int ours) {
   size_t sets = 3 * set_bytes(s->n);
 
   fl_process_check();
-  s->copy = (char *)copy;
-  if (ours <= STACK_FDS && sets <= sizeof copy)
-    return entered_select(s, &w);
+  if (ours <= STACK_FDS && sets <= sizeof copy) {
+    s->copy = (char *)copy;
+    int r = entered_select(s, &w);
+    s->copy = NULL;
+    return r;
+  }
   size_t bytes = sets + (size_t)ours * (sizeof *w.conn + sizeof *w.fd);
   char *room = fl_sys_map_private(bytes);
   if (!room)
@@ -583,6 +586,7 @@ static int any_select(struct selected *s, int ours) {
   w.fd = (int *)(w.conn + ours);
   w.room = ours;
   int r = entered_select(s, &w), saved = errno;
+  s->copy = NULL;
   fl_sys_munmap(room, bytes);
   errno = saved;
   return r;

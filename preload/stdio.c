@@ -132,6 +132,7 @@ static int print(int fd, int flag, const char *format, va_list ap) {
       n = -1;
   }
   va_end(again);
+  /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): free_text, which the analyzer does not see */
   return n > 0 && write_all(fd, text ? text : line, (size_t)n) < n ? -1 : n;
 }
 
