@@ -8,8 +8,7 @@ load spaces
 load containers
 
 setup_file() {
-  [[ -n ${TEST_DOCKER:-} ]] || skip "TEST_DOCKER is not set"
-  need jq dockerd docker iptables
+  [[ -z ${TEST_DOCKER:-} ]] || need jq dockerd docker iptables
 }
 
 # What a Docker that was killed leaves mounted.
@@ -19,6 +18,7 @@ docker_() { command docker -H "unix://$T/docker.sock" "$@"; }
 
 # A Docker of our own, in a network namespace of its own: the "host" of these tests.
 prepare() { # [DOCKERD_OPTION...]
+  [[ -n ${TEST_DOCKER:-} ]] || skip "TEST_DOCKER is not set"
   need_spaces
   need_registry
   mode both
