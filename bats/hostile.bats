@@ -20,7 +20,7 @@ scribbled() { # SEED
   wait_for 10 grep -q '/memfd:fastlocal (deleted)' "/proc/$(pid_of talk)/maps" || true
   plain "$PYTHON" "$FIXTURES/scribble.py" "$(pid_of talk || echo 0)" "$1" 40
   # what is left of the conversation may wait for ever, as with any peer that stops talking
-  wait_for 10 gone "${PIDS[talk]}" || kill -TERM "$(pid_of talk)"
+  wait_for 3 gone "${PIDS[talk]}" || kill -TERM "$(pid_of talk)"
   wait "${PIDS[talk]}" || status=$?
   unset "PIDS[talk]"
   ((status == 143)) || ended_well "$status" "$T/talk.err" || fail "the client ended with status $status: $(tail -n 3 "$T/talk.err")"
@@ -34,7 +34,7 @@ scribbled() { # SEED
   ((EUID == 0)) || skip "needs root to write into another process"
   mode both
   options FASTLOCAL_SPIN_US=2000
-  for seed in $(seq "$(scaled 12)"); do
+  for seed in $(seq "$(scaled 8)"); do
     scribbled "$seed"
   done
 }

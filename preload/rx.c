@@ -293,10 +293,10 @@ bool fl_rx_ready(struct fl_conn *c, uint64_t *seen) {
 
 /* Bytes that come after kernel bytes which are still on their way: they were sent before, so they will come. Lock held
  * on entry and on return; the wait is native, bounded, and changes no state. False: the connection ended. */
-static bool pending_wait(struct fl_conn *c, int fd) {
+static bool pending_wait(struct fl_conn *c, int fd, short events) {
   fl_unlock(&c->rx_lock);
   FL_FAULT(recv_pending);
-  struct pollfd p = {.fd = fd, .events = POLLIN | POLLRDHUP};
+  struct pollfd p = {.fd = fd, .events = events};
   struct timespec ms = {0, 1000000};
   fl_syscall6(__NR_ppoll, (long)&p, 1, (long)&ms, 0, 0, 0);
   return fl_lock(&c->rx_lock) == FL_LOCKED;
@@ -563,8 +563,19 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
   uint64_t nap_begin = 0;
 
   for (;;) {
-    if (FL_UNLIKELY(io->flags & MSG_PEEK) && (got = peek(c, fd, io)) > 0)
-      break;
+    if (FL_UNLIKELY(io->flags & MSG_PEEK) && (got = peek(c, fd, io)) > 0) {
+      if (got == io->len || !(io->flags & MSG_WAITALL) || nonblock ||
+          (atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX) || fl_sys_ready(fd, POLLRDHUP) != 0 ||
+          interrupting(c) != signals)
+        break;
+      /* for more, which may come on either lane: rare enough to look once in a millisecond */
+      if (!pending_wait(c, fd, POLLRDHUP))
+        return (ssize_t)got;
+      if (fl_conn_of(fd) != c)
+        break;
+      got = 0;
+      continue;
+    }
     FL_FAULT(recv_look);
     enum fl_rx_result r = fl_rx_peek(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed), span, &need);
 
@@ -620,7 +631,7 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         fl_unlock(&c->rx_lock);
         return fail(EAGAIN);
       }
-      if (!pending_wait(c, fd))
+      if (!pending_wait(c, fd, POLLIN | POLLRDHUP))
         return got ? (ssize_t)got : recv_native(c, fd, io);
       if (fl_conn_of(fd) != c) {
         fl_unlock(&c->rx_lock);

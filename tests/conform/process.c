@@ -325,7 +325,7 @@ static bool process_skip(const int *v) {
 static const char *process_late(const int *v) {
   void (*deed)(void) = deeds[v[P_WHAT]];
 
-  return v[P_UNREAD] == 2 && (deed == by_vfork || deed == passed || deed == by_exec_without)
+  return v[P_UNREAD] == 2 && (deed == by_vfork || deed == passed || deed == by_exec_without || deed == by_exec_with)
              ? "ring bytes in front of kernel bytes come late, or behind them, when the connection is handed over"
              : NULL;
 }
