@@ -566,10 +566,9 @@ proctype Receiver(byte id)
 #ifdef BELLS
       /* EMPTY, a sleep with the bell: fl_bell_rest */
       :: atomic { r_seen == r_tail && (w_state == WATCHING || w_state == BELL) ->
-          s_wanted = BELL_OF(id);
           if
           :: s_known == BELL_OF(id) -> sleepers++; belled[BELL_OF(id)]++
-          :: else -> rx_lock = 0; goto next
+          :: else -> s_wanted = BELL_OF(id); rx_lock = 0; goto next
           fi };
         atomic {
           if
