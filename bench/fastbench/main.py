@@ -18,7 +18,7 @@ from .runner import plan, progress, row_key, run
 
 SOURCE = Path(__file__).resolve().parents[2]
 RESULTS = SOURCE / "bench" / "results"
-OWN_PROGRAMS = ("rr", "stream", "mcload")
+OWN_PROGRAMS = ("rr", "stream", "mcload", "ring")
 
 
 def arguments():

@@ -12,6 +12,7 @@ from pathlib import Path
 from .process import Child, PointFailed, free_port
 
 TCP, UNIX, FASTLOCAL = "tcp", "unix", "fastlocal"
+RING = "ring"  # the same messages through shmring alone: the limit
 LIMIT = 20  # seconds that a client may take beyond its measured time
 
 

@@ -13,7 +13,7 @@ import signal
 import time
 from pathlib import Path
 
-from .point import PointFailed
+from .point import RING, PointFailed
 
 # nginx asks which environment variables its workers keep; the library is configured before that.
 NGINX_CONF = """
@@ -45,7 +45,17 @@ def timing(point):
 # Programs of our own
 
 
+def bare_ring(point, what, size):
+    """bench/ring.c: two processes by itself. In `stream` the end that is started sends, as the client does."""
+    client_cpu, server_cpu = point.row.cpus[1], point.row.cpus[0]
+    out = last_json(point.client(point.program("ring"), what, f"--size={size}", f"--cpu={client_cpu}",
+                                 f"--peer-cpu={server_cpu}", *timing(point)))
+    return {"value": out.pop("per_second", None) or out.pop("mb_per_second"), **out}
+
+
 def rr(point, size=1, epoll=False, connections=1, reconnect=False):
+    if point.transport == RING:
+        return bare_ring(point, "rr", size)
     shared = [f"--size={size}"] + ["--epoll"] * epoll
     program = point.program("rr")
     address = point.server(program, "server", point.own_address(), *shared, *point.cpu_options(0))
@@ -57,6 +67,8 @@ def rr(point, size=1, epoll=False, connections=1, reconnect=False):
 
 
 def stream(point, size, reverse=False, nagle=False):
+    if point.transport == RING:
+        return bare_ring(point, "stream", size)
     shared = [f"--size={size}", *timing(point)] + ["--reverse"] * reverse + ["--nagle"] * nagle
     program = point.program("stream")
     address = point.server(program, "server", point.own_address(), *shared, *point.cpu_options(0))

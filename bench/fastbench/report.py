@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """docs/performance.md, and the same text on the terminal."""
 
-from .point import FASTLOCAL, TCP, UNIX
+from .point import FASTLOCAL, RING, TCP, UNIX
 from .summary import TRANSPORT_NAMES, summarise
 from .targets import TARGETS, judge
 
@@ -29,6 +29,8 @@ run keeps its points in `bench/results/*.json`, from which `--from FILE` makes t
 - Programs of our own (`bench/rr.c`, `bench/stream.c`, `bench/mcload.c`) use the plain sockets API, set TCP_NODELAY
   unless the row says otherwise, and know nothing of fastlocal. "Two CPUs": each end is pinned to its own; "one CPU":
   both are pinned to the same.
+- "Bare ring" is `bench/ring.c`: the same messages through `shmring/` alone, two processes that spin, without sockets,
+  locks, or a second lane. It is what the library's own code could reach at best.
 - The programs under "Programs" are not pinned. PostgreSQL runs with fsync off and one scale-5
   database for the run; redis without persistence; nginx with one worker and a file of 612 bytes; memcached with its
   default four threads.
@@ -71,10 +73,11 @@ def cell(row, transport, key="value"):
     return text if text else row.row.get("skipped") and "skipped" or "not measured"
 
 
-def main_line(row):
+def main_line(row, limit):
     ring = row.ring_percent()
+    beyond = [cell(row, RING), ratio_text(row.ratio(FASTLOCAL, RING))] if limit else []
     return [row.label(), *(cell(row, t) for t in (TCP, UNIX, FASTLOCAL)), ratio_text(row.ratio(FASTLOCAL, TCP)),
-            ratio_text(row.ratio(FASTLOCAL, UNIX)), "" if ring is None else f"{ring:.0f} %"]
+            ratio_text(row.ratio(FASTLOCAL, UNIX)), "" if ring is None else f"{ring:.0f} %", *beyond]
 
 
 def group_tables(rows):
@@ -83,8 +86,9 @@ def group_tables(rows):
         yield ""
         for unit in dict.fromkeys(row.unit for row in rows if row.group == group):
             members = [row for row in rows if row.group == group and row.unit == unit]
-            yield from table([unit, "TCP", "AF_UNIX", "fastlocal", "÷ TCP", "÷ AF_UNIX", "ring"],
-                             map(main_line, members))
+            limit = any(RING in row.transports for row in members)
+            yield from table([unit, "TCP", "AF_UNIX", "fastlocal", "÷ TCP", "÷ AF_UNIX", "ring",
+                              *["bare ring", "÷ bare ring"] * limit], (main_line(row, limit) for row in members))
 
 
 def latency_tables(rows):
@@ -94,7 +98,7 @@ def latency_tables(rows):
         return
 
     def cells(row):
-        for transport in (TCP, UNIX, FASTLOCAL):
+        for transport in (TCP, UNIX, FASTLOCAL, RING):
             spreads = [row.spread(transport, key) for key, _ in keys]
             yield " / ".join(number(s.median) for s in spreads if s)
 
@@ -102,7 +106,7 @@ def latency_tables(rows):
     yield ""
     yield "Microseconds for an exchange, p50 / p99 / p99.9 (redis: p50 / p99); medians of the rounds."
     yield ""
-    yield from table(["", *(TRANSPORT_NAMES[t] for t in (TCP, UNIX, FASTLOCAL))],
+    yield from table(["", *(TRANSPORT_NAMES[t] for t in (TCP, UNIX, FASTLOCAL, RING))],
                      ([row.label(), *cells(row)] for row in rows))
 
 

@@ -7,9 +7,11 @@ from functools import partial
 from typing import Callable
 
 from . import programs
-from .point import FASTLOCAL, TCP, UNIX
+from .point import FASTLOCAL, RING, TCP, UNIX
 
 ALL, NO_UNIX = (TCP, UNIX, FASTLOCAL), (TCP, FASTLOCAL)
+# A bare ring does nothing but spin, so that it is the limit only where each end has a CPU.
+WITH_LIMIT = {"two CPUs": {"transports": (*ALL, RING)}}
 BOTH = ("server", "client")
 
 
@@ -66,7 +68,7 @@ def request_response_rows():
     for where in placements():
         for size in (1, 64, 1024, 16384):
             yield placed(where, "rr", f"rr {size}", group="Request-response", name=f"rr {size_text(size)}",
-                         measure=partial(programs.rr, size=size))
+                         measure=partial(programs.rr, size=size), **WITH_LIMIT.get(where, {}))
     for connections in (1, 50):
         yield placed("two CPUs", "epoll", group="Request-response", name=f"rr 64 B, epoll, {connections} conn.",
                      measure=partial(programs.rr, size=64, epoll=True, connections=connections))
@@ -76,7 +78,7 @@ def stream_rows():
     for where in ("two CPUs", "one CPU"):
         for size in (64, 1024, 16384, 1 << 20):
             yield placed(where, "stream", f"stream {size}", group="Stream", name=f"stream, {size_text(size)} writes",
-                         unit="MB/s", measure=partial(programs.stream, size=size))
+                         unit="MB/s", measure=partial(programs.stream, size=size), **WITH_LIMIT.get(where, {}))
     yield placed("two CPUs", group="Stream", name="stream, 64 B writes, Nagle on", unit="MB/s",
                  measure=partial(programs.stream, size=64, nagle=True))
     yield placed("two CPUs", group="Stream", name="stream, 16 KB writes, from the server", unit="MB/s",

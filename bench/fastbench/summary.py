@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import median
 
-from .point import FASTLOCAL, TCP, UNIX
+from .point import FASTLOCAL, RING, TCP, UNIX
 
 
 @dataclass(frozen=True)
@@ -80,4 +80,4 @@ def summarise(document):
     return [RowSummary(row, by_row.get(row["key"], [])) for row in document["rows"]]
 
 
-TRANSPORT_NAMES = {TCP: "TCP", UNIX: "AF_UNIX", FASTLOCAL: "fastlocal"}
+TRANSPORT_NAMES = {TCP: "TCP", UNIX: "AF_UNIX", FASTLOCAL: "fastlocal", RING: "bare ring"}
