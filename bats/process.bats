@@ -9,7 +9,7 @@ setup_file() {
   local name
   need cc
   chmod a+rx "$BATS_FILE_TMPDIR"
-  for name in far forks execs helpers ends hammer closes handover stdio fault jumps; do
+  for name in far forks execs helpers ends hammer closes handover stdio fault jumps alone; do
     cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/$name" "$REPOSITORY/tests/process/$name.c"
   done
 }
@@ -119,6 +119,16 @@ handed_over() {
 @test "stdio: a nonblocking descriptor" { same stdio nonblock; }
 @test "stdio: exit writes what is buffered" { same stdio exit; }
 @test "stdio: the connection becomes standard input and output" { same stdio inout; }
+
+@test "more turns between the lanes than a ring can note" { same alone lanes; }
+@test "the process may not write files" { same alone fsize; }
+no_files() { (ulimit -f 0 && run_program alone fsize) | cat; }
+@test "the program may not write files from its start on" {
+  mode both
+  same_as_tcp no_files
+  grep -q 'went on' "$T/library.txt"
+}
+@test "the process waits, and may have no descriptor more than it waits for" { same alone nofile; }
 
 @test "bad addresses: what the kernel says, and nothing is lost" { same_on_rings fault; }
 

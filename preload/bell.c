@@ -109,8 +109,12 @@ void fl_bell_close(struct fl_bell *b) {
   *b = (struct fl_bell){.fd = -1};
 }
 
+static _Atomic bool refused; /* relaxed: a thread that has not seen it tries once more */
+
+void fl_bell_refuse(void) { atomic_store_explicit(&refused, true, memory_order_relaxed); }
+
 struct fl_bell *fl_bell_borrow(void) {
-  for (int i = 0; i < BORROWED; i++) {
+  for (int i = 0; i < BORROWED && !atomic_load_explicit(&refused, memory_order_relaxed); i++) {
     int32_t none = 0;
     /* acquire: pairs with fl_bell_return; what the last user made is seen */
     if (!atomic_compare_exchange_strong_explicit(&pool[i].user, &none, fl_tid(), memory_order_acquire,

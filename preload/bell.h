@@ -41,6 +41,10 @@ void fl_bell_close(struct fl_bell *b);
 struct fl_bell *fl_bell_borrow(void);
 void fl_bell_return(struct fl_bell *b);
 
+/* The process may not even wait for a descriptor more than its own (RLIMIT_NOFILE, which poll looks at, was lowered):
+ * no more bells are lent. */
+void fl_bell_refuse(void);
+
 /* Clears a bell that was rung. Never blocks. */
 void fl_bell_clear(const struct fl_bell *b);
 

@@ -22,18 +22,21 @@ static int own_pid(void) { return (int)fl_syscall6(__NR_getpid, 0, 0, 0, 0, 0, 0
 
 /* ---- writing without being noticed ---- */
 
-/* write(), but a pipe that nobody reads any more must not kill the application by our SIGPIPE. */
+/* write(), but a pipe that nobody reads any more, or a file as long as the process may have one (RLIMIT_FSIZE), must
+ * not kill the application by a signal of ours. */
 static long write_quietly(int fd, const void *data, size_t len) {
-  const uint64_t sigpipe = UINT64_C(1) << (SIGPIPE - 1);
-  uint64_t old = 0, pending = 0;
+  const uint64_t sigpipe = UINT64_C(1) << (SIGPIPE - 1), sigxfsz = UINT64_C(1) << (SIGXFSZ - 1);
+  const uint64_t both = sigpipe | sigxfsz;
+  uint64_t old = 0, pending = 0, ours;
   struct timespec none = {0};
   long n;
 
-  fl_syscall6(__NR_rt_sigprocmask, SIG_BLOCK, (long)&sigpipe, (long)&old, KERNEL_SIGSET_BYTES, 0, 0);
+  fl_syscall6(__NR_rt_sigprocmask, SIG_BLOCK, (long)&both, (long)&old, KERNEL_SIGSET_BYTES, 0, 0);
   fl_syscall6(__NR_rt_sigpending, (long)&pending, KERNEL_SIGSET_BYTES, 0, 0, 0, 0);
   n = fl_sys_write(fd, data, len);
-  if (n == -EPIPE && !(pending & sigpipe))
-    fl_syscall6(__NR_rt_sigtimedwait, (long)&sigpipe, 0, (long)&none, KERNEL_SIGSET_BYTES, 0, 0);
+  ours = (n == -EPIPE ? sigpipe : n == -EFBIG ? sigxfsz : 0) & ~pending;
+  if (ours)
+    fl_syscall6(__NR_rt_sigtimedwait, (long)&ours, 0, (long)&none, KERNEL_SIGSET_BYTES, 0, 0);
   fl_syscall6(__NR_rt_sigprocmask, SIG_SETMASK, (long)&old, 0, KERNEL_SIGSET_BYTES, 0, 0);
   return n;
 }

@@ -212,7 +212,7 @@ static int poll_native(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t
 }
 
 /* The same with the bell beside the caller's array, of at most STACK_FDS. Whether it rang is in *rang; it does not
- * count. */
+ * count. So it is, too, if one descriptor more is too many: the caller looks again, and finds no bell. */
 static int poll_bell(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask, const struct fl_bell *bell,
                      bool *rang) {
   struct pollfd with[STACK_FDS + 1];
@@ -220,6 +220,11 @@ static int poll_bell(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *
   memcpy(with, fds, n * sizeof *fds);
   with[n] = (struct pollfd){.fd = bell->fd, .events = POLLIN};
   int k = poll_native(with, n + 1, ns, mask);
+  if (FL_UNLIKELY(k < 0 && errno == EINVAL)) {
+    fl_bell_refuse();
+    *rang = true;
+    return 0;
+  }
   if (k < 0)
     return k;
   *rang = with[n].revents != 0;

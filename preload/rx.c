@@ -365,7 +365,9 @@ static enum spin bell_sleep(struct fl_conn *c, int fd, struct fl_bell *bell, uns
     if (FL_UNLIKELY(unread))
       fl_send_back_if_asked(c, fd);
     FL_FAULT(recv_bell);
-    n = interrupting(c) == signals ? REAL(ppoll)(p, 2, unread ? &ts : NULL, NULL) : -1;
+    n = interrupting(c) == signals ? REAL(ppoll)(p, 2, unread ? &ts : NULL, NULL) : 0;
+    if (FL_UNLIKELY(n < 0 && errno == EINVAL))
+      fl_bell_refuse();
     if (n > 0 && p[1].revents)
       fl_bell_clear(bell);
   }

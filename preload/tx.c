@@ -351,9 +351,11 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
       fl_wait_begin(&w, &c->tx_hist, fl_tx_peer_cpu(&c->tx), (uint64_t)fl_options.spin_us * 1000);
       waiting = true;
     }
+    /* at least once: with all extents in use there is space, and no push succeeds */
     bool give_up = false;
-    while (fl_tx_space(&c->tx) == FL_TX_FULL && !give_up)
+    do
       give_up = fl_wait_step(&w) == FL_WAIT_SLEEP;
+    while (fl_tx_space(&c->tx) == FL_TX_FULL && !give_up);
     if (give_up) {
       c->full_still = true;
       break;

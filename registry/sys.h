@@ -9,9 +9,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -156,9 +158,17 @@ static inline int fl_sys_memfd_create(const char *name, unsigned flags) {
   return (int)fl_syscall6(__NR_memfd_create, (long)name, (long)flags, 0, 0, 0, 0);
 }
 
-/* length fits a long: segments are far below 2 GiB. */
+/* May this process have files of that length? Who grows one beyond RLIMIT_FSIZE, be it in memory, gets a SIGXFSZ. */
+static inline bool fl_sys_file_fits(size_t length) {
+  uint64_t limit[2] = {UINT64_MAX, UINT64_MAX}; /* the kernel's rlimit64 */
+
+  fl_syscall6(__NR_prlimit64, 0, RLIMIT_FSIZE, 0, (long)limit, 0, 0);
+  return length <= limit[0];
+}
+
+/* length fits a long: segments are far below 2 GiB. -EFBIG, and no signal, if the process may not have such a file. */
 static inline int fl_sys_ftruncate(int fd, size_t length) {
-  return (int)fl_syscall6(__NR_ftruncate, fd, (long)length, 0, 0, 0, 0);
+  return fl_sys_file_fits(length) ? (int)fl_syscall6(__NR_ftruncate, fd, (long)length, 0, 0, 0, 0) : -EFBIG;
 }
 
 /* Size of a file in bytes, or -errno. lseek instead of fstat: no structure that differs between architectures. */

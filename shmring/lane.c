@@ -134,6 +134,12 @@ static void tx_extent(struct fl_tx *tx, uint64_t koff) {
   tx->koff = koff;
 }
 
+/* Full, though there is room: the caller waits until the tail moves on from what was seen (fl_tx_sleep), and so far it
+ * need not have been looked at. */
+static __attribute__((noinline)) enum fl_tx_result tx_no_extent(struct fl_tx *tx) {
+  return tx_free(tx, SIZE_MAX) == SIZE_MAX ? tx_broken(tx) : FL_TX_FULL;
+}
+
 enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, struct iovec span[2]) {
   size_t size = tx->mask + 1;
   enum fl_tx_result r = tx_look(tx);
@@ -160,7 +166,7 @@ enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, st
     } else if (tx->broken) {
       return FL_TX_BROKEN;
     } else if (koff != tx->koff) {
-      return FL_TX_FULL;
+      return tx_no_extent(tx);
     }
   }
 

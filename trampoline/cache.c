@@ -139,7 +139,8 @@ void fl_cache_write(const char *directory, const struct fl_object *o, const stru
   int fd = (int)fl_syscall6(__NR_openat, dir, (long)temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
                             0600, 0, 0);
   if (fd >= 0) {
-    bool ok = fl_sys_write(fd, &h, sizeof h) == (ssize_t)sizeof h &&
+    bool ok = fl_sys_file_fits(sizeof h + p->n * sizeof *p->sites) &&
+              fl_sys_write(fd, &h, sizeof h) == (ssize_t)sizeof h &&
               fl_sys_write(fd, p->sites, p->n * sizeof *p->sites) == (ssize_t)(p->n * sizeof *p->sites);
     fl_sys_close(fd);
     if (!ok || fl_syscall6(__NR_renameat, dir, (long)temporary, dir, (long)name, 0, 0) != 0)
