@@ -213,6 +213,37 @@ END
   leave_spaces
 }
 
+@test "stat and top show the processes of all containers, and what the registry knows of them" {
+  need_tool
+  need_spaces
+  need_registry
+  mode both
+  bridge
+  registry --metrics "$T/metrics.sock"
+  echo_in a 0.0.0.0 5000
+  in_space b
+  client_in_background hold "$PYTHON" "$FIXTURES/pair.py" hold 10.77.1.1 5000 3 "$(scaled 150)" 1000 0.004
+  wait_for 30 grep -q ready "$T/hold.out" || fail "the client is not ready"
+  as_self
+  local server client
+  server=$(pid_of echo-a) client=$(pid_of hold)
+  plain "$TOOL" stat --host="$T/metrics.sock" --json >"$T/stat"
+  for pid in "$server" "$client"; do
+    jq -e --argjson pid "$pid" '.registry and (.processes[] | select(.pid == $pid) | .connections == 3 and .paired == 3
+      and .registry == {waiting: 0, pairs: 3, refused: 0} and .ring_bytes + .tcp_bytes >= 900000)' "$T/stat" || fail "$(cat "$T/stat")"
+  done
+  # a user who may not read them sees what the registry says
+  chmod 666 "$T/metrics.sock"
+  plain setpriv --reuid=nobody --clear-groups "$TOOL" stat --host="$T/metrics.sock" >"$T/stat"
+  grep -E "python3\($server\) .* - +- +- +- +3 +0 +0$" "$T/stat" || fail "$(cat "$T/stat")"
+  plain "$TOOL" top --socket="$T/metrics.sock" --delay=0.1 --rounds=2 >"$T/top"
+  assert_equal "$(grep -cE "python3\(($server|$client)\) .* 3 +3 +0 +0 +0 +0$" "$T/top")" 4
+  stop hold
+  stop echo-a
+  plain "$TOOL" stat --host="$T/none" 2>&1 | grep -q 'fastlocald cannot be asked'
+  leave_spaces
+}
+
 @test "without a registry nothing is asked, and nothing is lost" {
   need_spaces
   mode both

@@ -19,7 +19,8 @@
 #include "registry/embedded.h"
 
 #define FL_HOST_SOCKET "/run/fastlocal/registry.sock"
-#define FL_HOST_MAGIC 0x74736f6c66u /* "flost" */
+#define FL_HOST_METRICS "/run/fastlocald/metrics.sock" /* where the daemon is asked for counters and clients */
+#define FL_HOST_MAGIC 0x74736f6c66u                    /* "flost" */
 #define FL_HOST_VERSION 1u
 
 enum fl_host_type {

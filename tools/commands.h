@@ -7,4 +7,7 @@
 
 int cmd_run(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
+int cmd_top(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
+int cmd_probe(int argc, char **argv);
 int cmd_options(int argc, char **argv);

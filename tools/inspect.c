@@ -120,7 +120,7 @@ static bool read_memory(struct target *t, uint64_t address, void *buf, size_t le
 
 /* ---- what the numbers mean ---- */
 
-static const char *reason_text(unsigned reason) {
+const char *inspect_reason(unsigned reason) {
   static const char *const texts[] = {
 #define X(name, text) text,
       FL_REASONS(X)
@@ -200,11 +200,12 @@ static void convert(struct target *t, const struct fl_conn *c, struct inspect_co
       .rx = {.state = "-", .ring = count(&c->rx_ring), .kernel = count(&c->rx_kernel)},
   };
   if (c->pin != 0)
-    out->why = reason_text(c->pin);
+    out->reason = c->pin;
   else if (!paired)
-    out->why = reason_text(c->reason);
+    out->reason = c->reason;
   else
-    out->why = c->nholders > 1 ? reason_text(FL_WHY_SHARED) : "";
+    out->reason = c->nholders > 1 ? FL_WHY_SHARED : FL_WHY_NONE;
+  out->why = inspect_reason(out->reason);
   set_addresses(out, c, t->pid);
   if (paired) {
     if (c->tx.mask < FL_RING_MAX && fl_ring_size_valid(c->tx.mask + 1))

@@ -39,6 +39,7 @@ struct inspect_conn {
   struct inspect_address local, remote;
   const char *phase;  /* "young", "seeking", "paired", "tcp" or "?" */
   const char *why;    /* why bytes travel by TCP; "" if they need not */
+  unsigned reason;    /* the same as enum fl_reason; a number that is not one: not known */
   bool usable;        /* paired, not pinned, one holder: the rings may be used */
   uint32_t ring_size; /* 0: not paired */
   struct inspect_lane tx, rx;
@@ -61,3 +62,6 @@ struct inspect_process {
 };
 
 enum inspect_result inspect_process(pid_t pid, struct inspect_process *out);
+
+/* What stands for a reason in `why`. */
+const char *inspect_reason(unsigned reason);

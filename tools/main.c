@@ -16,6 +16,9 @@ static const struct command {
 } commands[] = {
     {"run", "Run a program with its local TCP connections accelerated", cmd_run},
     {"stat", "Show the connections of running programs, lane by lane", cmd_stat},
+    {"top", "Show what programs move now, process by process, in all containers", cmd_top},
+    {"doctor", "Say what keeps programs here from being accelerated", cmd_doctor},
+    {"probe", NULL, cmd_probe},     /* what doctor runs with the library */
     {"options", NULL, cmd_options}, /* for docs/options.md */
 };
 

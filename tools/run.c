@@ -3,7 +3,6 @@
  * program. */
 #include <argp.h>
 #include <errno.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "commands.h"
+#include "library.h"
 #include "preload/options.h"
 
 #define EXIT_CANNOT_EXEC 126
@@ -82,24 +82,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 
 /* ---- the library ---- */
 
-/* Beside this very command: in the build tree, or where `meson install` puts it. */
-static bool find_library(char out[PATH_MAX]) {
-  static const char *const places[] = {"../preload", FL_LIBDIR_FROM_BINDIR, "../lib"};
-  char self[PATH_MAX], path[PATH_MAX + 256];
-  ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-
-  if (n <= 0)
-    return false;
-  self[n] = '\0';
-  dirname(self); /* in place, as self holds a '/' */
-  for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-    snprintf(path, sizeof(path), "%s/%s/libfastlocal.so", self, places[i]);
-    if (realpath(path, out) && access(out, R_OK) == 0)
-      return true;
-  }
-  return false;
-}
-
 /* LD_PRELOAD is a list separated by spaces or colons; is the library in it already? */
 static bool listed(const char *list, const char *library) {
   size_t len = strlen(library);
@@ -120,7 +102,7 @@ static int preload(const char *command, const char *wanted) {
   const char *old = getenv("LD_PRELOAD");
   char library[PATH_MAX], *list = NULL;
 
-  if (wanted ? !realpath(wanted, library) || access(library, R_OK) != 0 : !find_library(library)) {
+  if (wanted ? !realpath(wanted, library) || access(library, R_OK) != 0 : !library_find(library)) {
     if (wanted)
       fprintf(stderr, "%s: %s: %s\n", command, wanted, strerror(errno));
     else

@@ -13,10 +13,14 @@
 
 #include "commands.h"
 #include "inspect.h"
+#include "overview.h"
+#include "registry/host.h"
+#include "text.h"
 
 struct arguments {
   bool json, all;
-  pid_t *pids; /* NULL: every process */
+  const char *host; /* the daemon's socket: one row for each process, of all containers */
+  pid_t *pids;      /* NULL: every process */
   size_t npids;
 };
 
@@ -118,22 +122,6 @@ static void format_address(const struct inspect_address *a, char *out, size_t si
     inet_ntop(AF_INET6, &a->addr, text, sizeof(text));
     snprintf(out, size, "[%s]:%u", text, a->port);
   }
-}
-
-/* At most four digits: 999, 1.2K, 345M. */
-static void format_bytes(uint64_t bytes, char *out, size_t size) {
-  static const char units[] = "KMGTPE";
-  double n = (double)bytes;
-  int unit = -1;
-
-  while (n >= 999.5 && unit < 5) {
-    n /= 1024;
-    unit++;
-  }
-  if (unit < 0)
-    snprintf(out, size, "%" PRIu64, bytes);
-  else
-    snprintf(out, size, "%.*f%c", n < 9.95 ? 1 : 0, n, units[unit]);
 }
 
 /* ---- the table ---- */
@@ -265,6 +253,63 @@ static void print_json(const struct findings *f, bool all) {
   json_decref(root);
 }
 
+/* ---- all containers ---- */
+
+static json_t *overview_json(const struct overview_row *r) {
+  json_t *row = must(json_pack("{s:i, s:s, s:s}", "pid", (int)r->pid, "program", r->name, "container", r->container));
+
+  if (r->readable)
+    json_object_update_new(row, json_pack("{s:I, s:I, s:I, s:I}", "connections", (json_int_t)r->connections, "paired",
+                                          (json_int_t)r->paired, "ring_bytes", (json_int_t)r->ring_bytes, "tcp_bytes",
+                                          (json_int_t)r->tcp_bytes));
+  if (r->registered)
+    json_object_set_new(
+        row, "registry",
+        json_pack("{s:i, s:i, s:i}", "waiting", (int)r->waiting, "pairs", (int)r->pairs, "refused", (int)r->refused));
+  return row;
+}
+
+static void overview_row(const struct overview_row *r) {
+  char process[32], ring[16] = "-", tcp[16] = "-";
+
+  snprintf(process, sizeof(process), "%.15s(%d)", r->name, (int)r->pid);
+  if (r->readable) {
+    format_bytes(r->ring_bytes, ring, sizeof(ring));
+    format_bytes(r->tcp_bytes, tcp, sizeof(tcp));
+    printf("%-24s %-14.14s %8zu %8zu %8s %8s", process, r->container, r->connections, r->paired, ring, tcp);
+  } else {
+    printf("%-24s %-14.14s %8s %8s %8s %8s", process, r->container, "-", "-", ring, tcp);
+  }
+  if (r->registered)
+    printf(" %8u %8u %8u\n", r->pairs, r->waiting, r->refused);
+  else
+    printf(" %8s %8s %8s\n", "-", "-", "-");
+}
+
+static int show_host(const char *command, const struct arguments *args) {
+  struct overview o;
+
+  if (!overview_collect(args->host, &o))
+    return EXIT_FAILURE;
+  if (args->json) {
+    json_t *rows = must(json_array());
+    for (size_t i = 0; i < o.count; i++)
+      json_array_append_new(rows, overview_json(&o.rows[i]));
+    json_t *root = must(json_pack("{s:o, s:b}", "processes", rows, "registry", o.daemon == 0));
+    json_dumpf(root, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(root);
+  } else {
+    printf("%-24s %-14s %8s %8s %8s %8s %8s %8s %8s\n", "PROCESS", "CONTAINER", "CONNS", "PAIRED", "RING", "TCP",
+           "BY-HOST", "WAITING", "REFUSED");
+    for (size_t i = 0; i < o.count; i++)
+      overview_row(&o.rows[i]);
+  }
+  overview_explain(command, args->host, &o);
+  overview_free(&o);
+  return fflush(stdout) != 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
 /* ---- command ---- */
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -275,6 +320,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
   switch (key) {
   case 'j': args->json = true; return 0;
   case 'a': args->all = true; return 0;
+  case 'h': args->host = arg ? arg : FL_HOST_METRICS; return 0;
   case ARGP_KEY_ARG:
     errno = 0;
     pid = strtol(arg, &end, 10);
@@ -298,6 +344,10 @@ int cmd_stat(int argc, char **argv) {
   static const struct argp_option options[] = {
       {"json", 'j', NULL, 0, "Print JSON", 0},
       {"all", 'a', NULL, 0, "Also show processes that have the library and no connection", 0},
+      {"host", 'h', "SOCKET", OPTION_ARG_OPTIONAL,
+       "One row for each process, of all containers, with what fastlocald knows; SOCKET is where it gives its metrics "
+       "[" FL_HOST_METRICS "]",
+       0},
       {0},
   };
   static const struct argp argp = {
@@ -317,6 +367,8 @@ int cmd_stat(int argc, char **argv) {
   struct findings f = {0};
 
   argp_parse(&argp, argc, argv, 0, NULL, &args);
+  if (args.host)
+    return show_host(argv[0], &args);
   if (args.npids > 0)
     look_at_chosen(&f, &args);
   else

@@ -171,7 +171,7 @@ static void welcome(int fd) {
   }
   DL_APPEND(d.clients, c);
   d.nclients++;
-  d.counters.clients++;
+  c->serial = ++d.counters.clients;
 }
 
 void clients_accept(void) {

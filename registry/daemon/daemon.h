@@ -32,11 +32,14 @@ struct owner {
 
 struct client {
   int fd;
-  pid_t pid; /* 0: in a namespace that this process does not see */
+  uint64_t serial; /* grows with every client */
+  pid_t pid;       /* 0: in a namespace that this process does not see */
   struct identity who;
   struct owner *owner;
   struct question *questions;
-  struct client *prev, *next; /* all clients */
+  uint32_t waiting, pairs;    /* of its questions */
+  uint32_t asked, refused;    /* so far */
+  struct client *prev, *next; /* all clients, by serial */
   struct client *paused_next; /* those whose owner has spent its messages */
   bool paused;
 };
@@ -102,7 +105,7 @@ int match_expire(uint64_t now);
 
 /* ---- metrics.c ---- */
 
-/* Gives the counters to those who connect to this listening stream socket. */
+/* Gives the counters, and the list of clients, to those who connect to this listening stream socket. */
 bool metrics_open(int listener);
 /* Is this event's mark one of ours? Then it is dealt with. */
 bool metrics_ready(void *mark);

@@ -56,6 +56,7 @@ static bool start_waiting(struct question *q) {
   DL_APPEND2(p->first, q, same_prev, same_next);
   DL_APPEND2(by_age, q, age_prev, age_next);
   q->key.client->owner->waiting++;
+  q->key.client->waiting++;
   d.nwaiting++;
   return true;
 }
@@ -71,6 +72,7 @@ static void stop_waiting(struct question *q) {
   }
   DL_DELETE2(by_age, q, age_prev, age_next);
   q->key.client->owner->waiting--;
+  q->key.client->waiting--;
   d.nwaiting--;
 }
 
@@ -78,6 +80,7 @@ static void count_pair(const struct question *q, int one) {
   struct owner *o = q->key.client->owner;
 
   o->pairs += (uint32_t)one;
+  q->key.client->pairs += (uint32_t)one;
   o->memory += (uint64_t)((int64_t)one * (int64_t)fl_segment_bytes(q->ring_size));
 }
 
@@ -131,6 +134,7 @@ static void answer(const struct question *q, enum fl_host_type type, enum fl_hos
                               .why = (uint16_t)why};
 
   d.counters.refused += type == FL_HOST_REFUSED;
+  q->key.client->refused += type == FL_HOST_REFUSED;
   d.counters.busy += type == FL_HOST_BUSY;
   client_send(q->key.client, &m, -1);
 }
@@ -275,6 +279,7 @@ void match_ask(struct client *c, const struct fl_host_message *m, int tcp_fd) {
   struct question *q, *p = NULL;
 
   d.counters.questions++;
+  c->asked++;
   match_forget(c, m->id);
   q = question_new(c, m);
   if (!q)

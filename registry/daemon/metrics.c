@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * registry/daemon/metrics.c - counters as Prometheus reads them, for whoever connects to a socket of their own and
- * says anything: the answer is sent in one piece, so nobody can keep the loop waiting.
+ * registry/daemon/metrics.c - counters as Prometheus reads them, and the list of clients for `fastlocal stat` and
+ * `top`, for whoever connects to a socket of their own. Each answer is sent in one piece, so nobody can keep the loop
+ * waiting.
+ *
+ *     GET /processes?after=SERIAL   JSON: those of a higher serial number, at most PAGE of them
+ *     anything else                 the counters
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,6 +18,9 @@
 #include "daemon.h"
 
 #define OWNERS_MAX 200 /* those with the most pairs are not sought out: a host with more looks at the sums */
+
+#define PAGE 200       /* fits into a socket's buffer */
+#define CGROUP_MAX 255 /* of a longer path the end */
 
 #define READERS 8
 
@@ -53,17 +60,53 @@ static void write_all(FILE *f) {
   owners(f, "owner_ring_bytes", "Address space of their rings, by user and network namespace.", owner_memory);
 }
 
-static void answer(int fd) {
+/* A JSON string. Whoever made the cgroup chose its bytes. */
+static void json_string(FILE *f, const char *s) {
+  size_t len = strlen(s);
+
+  fputc('"', f);
+  for (s += len > CGROUP_MAX ? len - CGROUP_MAX : 0; *s; s++)
+    if (*s < ' ' || *s > '~' || *s == '"' || *s == '\\')
+      fprintf(f, "\\u%04x", (unsigned char)*s);
+    else
+      fputc(*s, f);
+  fputc('"', f);
+}
+
+static void write_processes(FILE *f, uint64_t after) {
+  unsigned n = 0;
+
+  fputc('[', f);
+  for (const struct client *c = d.clients; c && n < PAGE; c = c->next) {
+    if (c->serial <= after)
+      continue;
+    fprintf(f,
+            "%s{\"serial\":%" PRIu64 ",\"pid\":%d,\"uid\":%u,\"netns\":%" PRIu64
+            ",\"waiting\":%u,\"pairs\":%u,\"asked\":%u,\"refused\":%u,\"cgroup\":",
+            n++ ? ",\n" : "", c->serial, (int)c->pid, c->who.uid, c->who.netns, c->waiting, c->pairs, c->asked,
+            c->refused);
+    json_string(f, c->who.cgroup ? c->who.cgroup : "");
+    fputc('}', f);
+  }
+  fputs("]\n", f);
+}
+
+static void answer(int fd, const char *request) {
   char *text = NULL, head[128];
   size_t size = 0;
   FILE *f = open_memstream(&text, &size);
+  uint64_t after;
+  bool list = sscanf(request, "GET /processes?after=%" SCNu64, &after) == 1;
 
   if (!f)
     return;
-  write_all(f);
+  if (list)
+    write_processes(f, after);
+  else
+    write_all(f);
   fclose(f);
-  snprintf(head, sizeof(head),
-           "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: %zu\r\n\r\n", size);
+  snprintf(head, sizeof(head), "HTTP/1.0 200 OK\r\nContent-Type: %s\r\nContent-Length: %zu\r\n\r\n",
+           list ? "application/json" : "text/plain; version=0.0.4", size);
   if (send(fd, head, strlen(head), MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)strlen(head))
     (void)!send(fd, text, size, MSG_NOSIGNAL | MSG_DONTWAIT); /* cut where there is no room: he sees the length */
   free(text);
@@ -95,6 +138,7 @@ static void let_in(void) {
 bool metrics_ready(void *mark) {
   int *reader = mark;
   char request[4096];
+  ssize_t n;
 
   if (reader < readers || reader > readers + READERS)
     return false;
@@ -102,9 +146,11 @@ bool metrics_ready(void *mark) {
     let_in();
     return true;
   }
-  /* whatever he asks for, this is all there is */
-  if (recv(*reader, request, sizeof(request), MSG_DONTWAIT) > 0)
-    answer(*reader);
+  n = recv(*reader, request, sizeof(request) - 1, MSG_DONTWAIT);
+  if (n > 0) {
+    request[n] = '\0';
+    answer(*reader, request);
+  }
   close(*reader);
   *reader = -1;
   return true;
