@@ -62,19 +62,19 @@ socat_echo() {
   assert_paired socat
 }
 
+# It sends without waiting: what its reader, which writes a file, has no time for goes to TCP's buffer. How much that is depends
+# on the machine.
 netcat_upload() {
-  steady
   prepare
   serve nc nc -l "$HOST" "$PORT"
   wait_listen "$PORT"
   client nc -N "$HOST" "$PORT" <"$T/file"
   finish nc
   same_file "$T/file" "$T/nc.out"
-  assert_ring_share nc 30
+  assert_paired nc
 }
 
 netcat_download() {
-  steady
   prepare
   # shellcheck disable=SC2016 # for the inner shell
   serve nc sh -c 'exec nc -N -l "$1" "$2" <file' sh "$HOST" "$PORT"
@@ -82,7 +82,7 @@ netcat_download() {
   client nc -d "$HOST" "$PORT" >"$T/got"
   finish nc
   same_file "$T/file" "$T/got"
-  assert_ring_share nc 30
+  assert_paired nc
 }
 
 @test "socat to socat, client to server" { mode both && socat_upload; }

@@ -24,7 +24,7 @@ static const struct argp_option options[] = {
     {"warmup", 'w', "SECONDS", 0, "Time before it that is not measured (0.2)", 0},
     {"cpu", 'p', "CPU", 0, "Pin this process to one CPU", 0},
     {"epoll", 'e', NULL, 0, "Non-blocking sockets and epoll (level-triggered), instead of blocking calls", 0},
-    {"reconnect", 'r', NULL, 0, "A new connection for each exchange", 0},
+    {"reconnect", 'r', "N", 0, "A new connection for every N exchanges", 0},
     {"hold", 'h', NULL, 0, "Keep the idle connections open until SIGTERM", 0},
     {0},
 };
@@ -38,7 +38,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state) {
   case 'w': load->warmup = process_parse_seconds(arg); return 0;
   case 'p': load->cpu = (int)process_parse_number(arg); return 0;
   case 'e': load->epoll = true; return 0;
-  case 'r': load->reconnect = true; return 0;
+  case 'r': load->reconnect = process_parse_number(arg); return 0;
   case 'h': load->hold = true; return 0;
   case ARGP_KEY_END:
     if (load->connections < 1 || (load->connections > 1 && !load->epoll))
@@ -120,11 +120,12 @@ static void run_blocking(const struct load *load) {
 
   uint64_t began = process_now_ns();
   for (uint64_t n = 0; !finished(load, &w, n, began); n++) {
-    if (load->reconnect)
+    if (load->reconnect && n % load->reconnect == 0) {
+      if (fd >= 0)
+        close(fd);
       fd = sock_connect(load->address, false);
+    }
     exchange_blocking(load, fd, reply);
-    if (load->reconnect)
-      close(fd);
     /* One look at the clock for each exchange: it costs a tenth of the fastest ones. */
     uint64_t ended = process_now_ns();
     window_record(&w, began, ended);
@@ -133,8 +134,7 @@ static void run_blocking(const struct load *load) {
   }
   window_print(&w);
   hold_open(load);
-  if (!load->reconnect)
-    close(fd);
+  close(fd);
   free(reply);
 }
 

@@ -25,7 +25,7 @@ struct load {
   double warmup;           /* ...seconds that are not */
   int cpu;                 /* -1: any */
   bool epoll;              /* else blocking calls, and one connection */
-  bool reconnect;          /* a new connection for each exchange */
+  unsigned long reconnect; /* a new connection for every so many exchanges; 0: one for all */
   bool hold;               /* after the result, keep the idle connections until SIGTERM */
 };
 

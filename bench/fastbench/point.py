@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cgroup import CpuQuota
 from .process import Child, PointFailed, free_port
 
 TCP, UNIX, FASTLOCAL = "tcp", "unix", "fastlocal"
@@ -37,17 +38,21 @@ class Point:
         self.stats_path.touch()
         self.stats_path.chmod(0o666)
         self.children = []
-        self.server_child = None
-        self.stop_signal = signal.SIGTERM
+        self.cgroups = {}
+        self.servers = []  # (child, the signal that ends it in an orderly way)
 
     def __enter__(self):
         for _ in range(self.row.busy):
-            self.children.append(self._start(["/bin/sh", "-c", "while :; do :; done"], self.environment(False)))
+            self._start(["/bin/sh", "-c", "while :; do :; done"], self.environment(False))
+        if self.row.quota:
+            self.cgroups = {side: CpuQuota(f"{self.directory.name}-{side}", self.row.quota) for side in ("server", "client")}
         return self
 
     def __exit__(self, *_):
         for child in reversed(self.children):
             child.kill()
+        for cgroup in self.cgroups.values():
+            cgroup.remove()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # Where things are
@@ -83,33 +88,37 @@ class Point:
             env["FASTLOCAL_STATS"] = str(self.stats_path)
         return env
 
-    def _start(self, argv, env, user=None):
-        child = Child(argv, env, self.directory / f"log{len(self.children)}", user, cwd=self.directory)
+    def _start(self, argv, env, user=None, cgroup=None):
+        child = Child(argv, env, self.directory / f"log{len(self.children)}", user, cwd=self.directory, cgroup=cgroup)
         self.children.append(child)
         return child
 
     def server(self, *argv, listening=(), user=None, stop_signal=signal.SIGTERM):
-        """Starts the server. `listening` are the ports and paths to wait for; without, a server of ours prints it."""
-        child = self._start(argv, self.environment(self.preloads("server")), user)
-        self.server_child, self.stop_signal = child, stop_signal
+        """Starts a server. `listening` are the ports and paths to wait for; without, a server of ours prints it."""
+        child = self._start(argv, self.environment(self.preloads("server")), user, self.cgroups.get("server"))
+        self.servers.append((child, stop_signal))
         if listening:
             child.wait_listening(*listening)
             return None
         return child.wait_ready_line()
 
     def start_client(self, *argv, user=None):
-        return self._start(argv, self.environment(self.preloads("client")), user)
+        return self._start(argv, self.environment(self.preloads("client")), user, self.cgroups.get("client"))
 
     def client(self, *argv, user=None):
         """Runs the client to its end, and returns what it printed."""
         return self.start_client(*argv, user=user).wait_end(self.seconds + self.warmup + LIMIT)
 
+    @property
+    def server_child(self):
+        """The server that was started last."""
+        return self.servers[-1][0]
+
     def stop_server(self):
-        """Orderly end of the server (statistics are written there); returns what it printed."""
-        if self.server_child is None:
-            return ""
-        self.server_child.stop(self.stop_signal)
-        return self.server_child.output()
+        """Orderly end of the servers (statistics are written there); returns what the last one printed."""
+        for child, stop_signal in reversed(self.servers):
+            child.stop(stop_signal)
+        return self.server_child.output() if self.servers else ""
 
     def wait_server(self):
         """For servers that end by themselves: a signal at that moment would make it look like a failure."""

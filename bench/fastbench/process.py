@@ -59,7 +59,7 @@ def _tail(path):
 class Child:
     """One process of a point. Its output goes to files, so it never blocks on a pipe that nobody reads."""
 
-    def __init__(self, argv, env, log, user=None, cpus=None, cwd=None):
+    def __init__(self, argv, env, log, user=None, cwd=None, cgroup=None):
         self.argv = [str(a) for a in argv]
         self.name = Path(self.argv[0]).name
         self.out_path, self.err_path = f"{log}.out", f"{log}.err"
@@ -67,19 +67,19 @@ class Child:
             try:
                 self.process = subprocess.Popen(
                     self.argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd,
-                    start_new_session=True, preexec_fn=lambda: self._in_child(cpus),
+                    start_new_session=True, preexec_fn=self._in_child,
                     **({"user": user, "group": user, "extra_groups": []} if user else {}))
             except OSError as error:
                 raise PointFailed(f"{self.name}: {error}") from error
+        if cgroup:
+            cgroup.procs.write_text(str(self.pid))
 
     @staticmethod
-    def _in_child(cpus):
+    def _in_child():
         # If the driver itself is killed, so is every program that it started.
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         for number in (signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
-        if cpus:
-            os.sched_setaffinity(0, cpus)
 
     @property
     def pid(self):

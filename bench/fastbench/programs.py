@@ -15,6 +15,8 @@ from pathlib import Path
 
 from .point import RING, PointFailed
 
+PAIRS = Path(__file__).resolve().parents[1] / "pairs"
+
 # nginx asks which environment variables its workers keep; the library is configured before that.
 NGINX_CONF = """
 daemon off; worker_processes 1; pid nginx.pid; error_log stderr error; user root;
@@ -22,9 +24,11 @@ events {{ worker_connections 1024; }}
 http {{
   access_log off; keepalive_requests 1000000000; sendfile on; tcp_nopush off;
   client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
-  server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ root .; }} }}
+  {upstream}
+  server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ {location} }} }}
 }}
 """
+FILES = {"upstream": "", "location": "root .;"}
 
 
 def last_json(text):
@@ -53,14 +57,14 @@ def bare_ring(point, what, size):
     return {"value": out.pop("per_second", None) or out.pop("mb_per_second"), **out}
 
 
-def rr(point, size=1, epoll=False, connections=1, reconnect=False):
+def rr(point, size=1, epoll=False, connections=1, reconnect=0):
     if point.transport == RING:
         return bare_ring(point, "rr", size)
     shared = [f"--size={size}"] + ["--epoll"] * epoll
     program = point.program("rr")
     address = point.server(program, "server", point.own_address(), *shared, *point.cpu_options(0))
     client = last_json(point.client(program, "client", address, *shared, *point.cpu_options(1), *timing(point),
-                                    f"--connections={connections}", *["--reconnect"] * reconnect))
+                                    f"--connections={connections}", *[f"--reconnect={reconnect}"] * bool(reconnect)))
     server = last_json(point.stop_server())
     return {"value": client["per_second"], "p50_us": client["p50_us"], "p99_us": client["p99_us"],
             "p999_us": client["p999_us"], "cpu_us": client["cpu_us"] + server["cpu_us"]}
@@ -117,17 +121,25 @@ def whole_seconds(point):
     return max(1, round(point.seconds))
 
 
-def start_nginx(point):
-    port = point.port()
-    Path(point.directory, "nginx.conf").write_text(NGINX_CONF.format(port=port))
-    Path(point.directory, "small.html").write_text("x" * 612)
-    point.server("nginx", "-p", point.directory, "-c", "nginx.conf", "-e", "stderr", listening=[port],
+def start_nginx(point, directory="www", **what):
+    port, prefix = point.port(), Path(point.directory, directory)
+    prefix.mkdir()
+    (prefix / "nginx.conf").write_text(NGINX_CONF.format(port=port, **(what or FILES)))
+    (prefix / "small.html").write_text("x" * 612)
+    point.server("nginx", "-p", prefix, "-c", "nginx.conf", "-e", "stderr", listening=[port],
                  stop_signal=signal.SIGQUIT)
-    return f"http://127.0.0.1:{port}/small.html"
+    return port
 
 
-def wrk(point, connections=16):
-    url = start_nginx(point)
+def start_proxy(point):
+    """An nginx before an nginx, with kept connections between them."""
+    behind = start_nginx(point)
+    return start_nginx(point, "proxy", upstream=f"upstream files {{ server 127.0.0.1:{behind}; keepalive 64; }}",
+                       location="proxy_pass http://files; proxy_http_version 1.1; proxy_set_header Connection \"\";")
+
+
+def wrk(point, connections=16, start=start_nginx):
+    url = f"http://127.0.0.1:{start(point)}/small.html"
     out = point.client("wrk", "-t1", f"-c{connections}", f"-d{whole_seconds(point)}s", "--latency", url)
     if re.search(r"Socket errors|Non-2xx", out):
         raise PointFailed("wrk saw errors: " + " ".join(out.split())[-200:])
@@ -139,7 +151,7 @@ def wrk(point, connections=16):
 
 
 def ab(point, concurrency=4):
-    url = start_nginx(point)
+    url = f"http://127.0.0.1:{start_nginx(point)}/small.html"
     # -t alone would stop at 50000 requests.
     out = point.client("ab", "-q", "-d", "-S", "-t", whole_seconds(point), "-n", 10000000, "-c", concurrency,
                        url)
@@ -148,7 +160,7 @@ def ab(point, concurrency=4):
     return {"value": number(r"^Requests per second:\s*([\d.]+)", out)}
 
 
-def pgbench(point, clients=8):
+def pgbench(point, clients=8, script=("-S",)):
     port, sockets = point.port(), str(point.directory)
     options = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", f"unix_socket_directories={sockets}",
                "-c", "fsync=off", "-c", "autovacuum=off", "-c", "ssl=off"]
@@ -157,7 +169,7 @@ def pgbench(point, clients=8):
     # It listens before it has finished starting up, and refuses clients until then.
     point.server_child.wait_until(lambda: "ready to accept connections" in point.server_child.errors(), "ready")
     host = sockets if point.unix else "127.0.0.1"
-    out = point.client(postgres_program("pgbench"), "-h", host, "-p", port, "-n", "-S", "-c", clients,
+    out = point.client(postgres_program("pgbench"), "-h", host, "-p", port, "-n", *script, "-c", clients,
                        "-j", 2, "-T", whole_seconds(point), "postgres", user="postgres")
     return {"value": number(r"^tps = ([\d.]+)", out)}
 
@@ -167,10 +179,10 @@ def postgres_program(name):
     return max(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda p: int(p.parts[4]), default=name)
 
 
-def iperf3(point):
+def iperf3(point, *options):
     port = point.port()
     point.server("iperf3", "-s", "-B", "127.0.0.1", "-p", port, "-1", listening=[port])
-    out = json.loads(point.client("iperf3", "-c", "127.0.0.1", "-p", port, "-t", whole_seconds(point), "-J"))
+    out = json.loads(point.client("iperf3", "-c", "127.0.0.1", "-p", port, "-t", whole_seconds(point), "-J", *options))
     point.wait_server()
     return {"value": out["end"]["sum_received"]["bits_per_second"] / 8e6,
             "cpu_ns_per_byte": iperf3_cpu(out["end"])}
@@ -192,6 +204,14 @@ def sockperf(point):
     # sockperf reports half of the round trip.
     return {"value": 2 * number(r"Latency is ([\d.]+) usec", out), "p50_us": percentile("50.000"),
             "p99_us": percentile("99.000"), "p999_us": percentile("99.900")}
+
+
+def pair(point, program, connections=1, size=64, warmup=0.3):
+    """Two programs of ours in another language: bench/pairs."""
+    address = point.server(*program, "serve", point.own_address())
+    client = last_json(point.client(*program, "talk", address, connections, size, warmup, point.seconds))
+    return {"value": client["per_second"], "p50_us": client["p50_us"], "p99_us": client["p99_us"],
+            "p999_us": client["p999_us"]}
 
 
 # The library itself

@@ -26,6 +26,7 @@ class Row:
     placement: str = ""      # as printed
     cpus: tuple = None       # (server's, client's)
     busy: int = 0            # busy loops beside
+    quota: float = 0         # processors that each end may use, as a container is limited; 0: no limit
     preload: tuple = BOTH    # which ends have the library, on the transport fastlocal
     statistics: bool = True  # a preloaded process leaves statistics
     repeat: int = 1          # measurements in each round: more where chance decides much
@@ -47,11 +48,12 @@ def placements():
         "anywhere": {},
         # Where the scheduler puts the ends makes a factor of five here, with or without the library.
         "busy": {"busy": 4, "repeat": 2},
+        "quota": {"quota": 0.5},
     }
 
 
 PLACEMENT_TEXT = {"two CPUs": "two CPUs", "one CPU": "one CPU", "anywhere": "not pinned",
-                  "busy": "not pinned, 4 busy loops"}
+                  "busy": "not pinned, 4 busy loops", "quota": "half a CPU each"}
 
 
 def size_text(size):
@@ -69,6 +71,12 @@ def request_response_rows():
         for size in (1, 64, 1024, 16384):
             yield placed(where, "rr", f"rr {size}", group="Request-response", name=f"rr {size_text(size)}",
                          measure=partial(programs.rr, size=size), **WITH_LIMIT.get(where, {}))
+    for where in ("two CPUs", "one CPU"):
+        yield placed(where, group="Request-response", name="rr 64 B, connection for 30 requests",
+                     measure=partial(programs.rr, size=64, reconnect=30))
+    for loops in (1, 2, 8):
+        yield Row(group="Request-response", name="rr 64 B", placement=f"not pinned, {loops} busy loop{'s' * (loops > 1)}",
+                  busy=loops, repeat=2, tags=frozenset({"busy", "rr"}), measure=partial(programs.rr, size=64))
     for connections in (1, 50):
         yield placed("two CPUs", "epoll", group="Request-response", name=f"rr 64 B, epoll, {connections} conn.",
                      measure=partial(programs.rr, size=64, epoll=True, connections=connections))
@@ -85,29 +93,67 @@ def stream_rows():
                  measure=partial(programs.stream, size=16384, reverse=True))
 
 
-def program_row(name, measure, *needs, unit="requests/s", tags=(), **kwargs):
-    return Row(group="Programs", name=name, measure=measure, unit=unit, needs=needs, tags=frozenset(tags), **kwargs)
+def program_row(name, measure, *needs, unit="requests/s", tags=(), where=None, **kwargs):
+    placement = {"placement": PLACEMENT_TEXT[where], **placements()[where]} if where else {}
+    return Row(group="Programs", name=name, measure=measure, unit=unit, needs=needs,
+               tags=frozenset(tags) | ({where} if where else set()), **placement, **kwargs)
+
+
+def redis_rows():
+    needs = ("redis-server", "redis-benchmark")
+    for clients in (1, 50, 500):
+        yield program_row(f"redis GET, {clients} client{'s' * (clients > 1)}",
+                          partial(programs.redis, test="get", clients=clients), *needs, tags=[f"redis GET {clients}"])
+    yield program_row("redis GET, 50 clients, 16 pipelined",
+                      partial(programs.redis, test="get", clients=50, pipeline=16), *needs, tags=["redis pipelined"])
+    yield program_row("redis SET of 16 KB, 50 clients",
+                      partial(programs.redis, test="set", clients=50, size=16384), *needs)
+    for where in ("busy", "quota"):
+        yield program_row("redis GET, 50 clients", partial(programs.redis, test="get", clients=50), *needs, where=where,
+                          tags=["program"])
+
+
+def postgres_rows():
+    needs = [str(programs.postgres_program(name)) for name in ("postgres", "pgbench")]
+
+    def row(name, where=None, tags=(), **kwargs):
+        return program_row(f"PostgreSQL, pgbench {name}, 8 clients", partial(programs.pgbench, **kwargs), *needs,
+                           unit="transactions/s", tags=["postgres", *tags], where=where)
+
+    yield row("-S", tags=["pgbench -S"])
+    yield row("TPC-B", script=())
+    for where in ("busy", "quota"):
+        yield row("-S", where, tags=["program"])
+
+
+def pair_rows():
+    pairs = programs.PAIRS
+    for name, program, warmup in (("node", ["node", pairs / "node_pair.js"], 0.5),
+                                  ("Python asyncio", ["python3", pairs / "asyncio_pair.py"], 0.3),
+                                  ("JVM", ["java", pairs / "Pair.java"], 1)):
+        for connections in (1, 16):
+            yield program_row(f"{name}, 64 B, {connections} connection{'s' * (connections > 1)}",
+                              partial(programs.pair, program=program, connections=connections, warmup=warmup), program[0],
+                              unit="exchanges/s")
 
 
 def program_rows():
-    redis = ("redis-server", "redis-benchmark")
-    for clients in (1, 50, 500):
-        yield program_row(f"redis GET, {clients} client{'s' * (clients > 1)}",
-                          partial(programs.redis, test="get", clients=clients), *redis, tags=[f"redis GET {clients}"])
-    yield program_row("redis GET, 50 clients, 16 pipelined",
-                      partial(programs.redis, test="get", clients=50, pipeline=16), *redis)
-    yield program_row("redis SET of 16 KB, 50 clients",
-                      partial(programs.redis, test="set", clients=50, size=16384), *redis)
+    yield from redis_rows()
     yield program_row("memcached get, 1 connection", partial(programs.memcached, connections=1), "memcached")
     yield program_row("memcached get, 50 connections", partial(programs.memcached, connections=50), "memcached")
-    yield program_row("nginx keep-alive, wrk, 16 connections", programs.wrk, "nginx", "wrk", transports=NO_UNIX,
-                      tags=["wrk"])
-    yield program_row("nginx, connection per request, ab -c 4", programs.ab, "nginx", "ab", transports=NO_UNIX,
-                      tags=["reconnect"])
-    yield program_row("PostgreSQL, pgbench -S, 8 clients", programs.pgbench,
-                      str(programs.postgres_program("postgres")), str(programs.postgres_program("pgbench")),
-                      unit="transactions/s", tags=["postgres"])
-    yield program_row("iperf3, one stream", programs.iperf3, "iperf3", unit="MB/s", transports=NO_UNIX)
+    nginx = {"transports": NO_UNIX}
+    yield program_row("nginx keep-alive, wrk, 16 connections", programs.wrk, "nginx", "wrk", tags=["wrk"], **nginx)
+    yield program_row("nginx before nginx, wrk, 16 connections", partial(programs.wrk, start=programs.start_proxy),
+                      "nginx", "wrk", **nginx)
+    for where in ("busy", "quota"):
+        yield program_row("nginx keep-alive, wrk, 16 connections", programs.wrk, "nginx", "wrk", where=where,
+                          tags=["program"], **nginx)
+    yield program_row("nginx, connection per request, ab -c 4", programs.ab, "nginx", "ab", tags=["reconnect"], **nginx)
+    yield from postgres_rows()
+    yield from pair_rows()
+    for name, options in (("one stream", ()), ("one stream, from the server", ("-R",)), ("4 streams", ("-P", "4"))):
+        yield program_row(f"iperf3, {name}", lambda point, options=options: programs.iperf3(point, *options), "iperf3",
+                          unit="MB/s", transports=NO_UNIX)
     yield program_row("sockperf ping-pong, 14 B", programs.sockperf, "sockperf", unit="us round trip", better="lower",
                       transports=NO_UNIX)
 
@@ -123,7 +169,7 @@ def bystander_rows():
                      preload=(side,), transports=NO_UNIX, measure=programs.rr)
     for where in ("two CPUs", "one CPU"):
         yield placed(where, "reconnect", group=group, name="rr 1 B, connection per request",
-                     measure=partial(programs.rr, reconnect=True))
+                     measure=partial(programs.rr, reconnect=1))
 
 
 def cost_rows():

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from . import cgroup
 from .point import FASTLOCAL, measure
 from .programs import postgres_program
 
@@ -61,6 +62,8 @@ def plan(rows, have_library):
         transports = tuple(t for t in row.transports if t != FASTLOCAL or have_library)
         if missing:
             skipped[row_key(row)] = f"not installed: {', '.join(Path(m).name for m in missing)}"
+        elif row.quota and cgroup.why_not():
+            skipped[row_key(row)] = cgroup.why_not()
         elif not transports:
             skipped[row_key(row)] = "the library is not built"
         else:

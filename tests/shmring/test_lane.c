@@ -308,8 +308,8 @@ Test(lane, a_segment_smaller_than_its_header_is_not_read) {
 static size_t owed(uint64_t ktx, bool busy, unsigned char *to) {
   size_t n = fl_tx_owed(tx, ktx, busy, span);
 
-  memcpy(to, span[0].base, span[0].len);
-  memcpy(to + span[0].len, span[1].base, span[1].len);
+  for (size_t i = 0, at = 0; at < n; at += span[i++].len)
+    memcpy(to + at, span[i].base, span[i].len);
   return n;
 }
 
