@@ -132,6 +132,7 @@ void fl_conn_share(struct fl_conn *c, int fd) {
   }
   atomic_fetch_add_explicit(&fl_local_of(c)->nfds, 1, memory_order_relaxed);
   fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
+  fl_epoll_tell_all();
 }
 
 void fl_conn_put(struct fl_conn *c) {
@@ -278,7 +279,7 @@ void fl_conn_forget(int fd, bool closing) {
       forget_not(c, l, fd); /* through its other descriptor it may pair */
     return;
   }
-  fl_epoll_conn_gone(c, l);
+  fl_epoll_conn_gone(c, l, closing);
   conn_last(c, l, fd, closing, was_plain);
 }
 

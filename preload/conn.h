@@ -115,8 +115,9 @@ struct fl_conn {
   /* sending: under tx_lock. Locks and counts of threads inside are balanced by those threads: they are not reset when
    * the slot gets its next connection, or a late one would unbalance them. */
   _Alignas(128) fl_lock_t tx_lock;
-  _Atomic int32_t tx_busy; /* threads inside a native send that may block */
-  _Atomic uint64_t ktx;    /* bytes ever sent on the kernel lane */
+  _Atomic int32_t tx_busy;   /* threads inside a native send that may block */
+  _Atomic uint64_t ktx;      /* bytes ever sent on the kernel lane, */
+  _Atomic uint64_t ktx_gone; /* and so many of them when its buffer was last seen to be empty */
   struct fl_count tx_kernel, tx_ring;
   /* once paired */
   uint64_t alive_at; /* fl_now(): when the peer was last seen not to be dead */

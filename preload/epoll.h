@@ -23,11 +23,15 @@ void fl_epoll_forget(struct fl_epoll *set, int epfd);
 /* The set is polled, or put into another set: its items wait natively from now on. */
 void fl_epoll_nested(struct fl_epoll *set);
 
-/* After a successful native epoll_ctl. */
-void fl_epoll_note(struct fl_epoll *set, int epfd, int op, int fd, const struct epoll_event *event);
+/* epoll_ctl on a set. */
+int fl_epoll_ctl(struct fl_epoll *set, int epfd, int op, int fd, struct epoll_event *event);
 
-/* The last descriptor of a connection in this process goes. */
-void fl_epoll_conn_gone(struct fl_conn *c, struct fl_local *l);
+/* Somebody else gets a descriptor of a connection, or perhaps of a set: the kernel is told what it was not told of
+ * registrations. No locks held. */
+void fl_epoll_tell_all(void);
+
+/* The last descriptor of a connection in this process goes; closing: it is still open. */
+void fl_epoll_conn_gone(struct fl_conn *c, struct fl_local *l, bool closing);
 
 /*
  * Lets c watch its ring, unless a thread sleeps natively in a set that holds it, or it is nonblocking and nobody is

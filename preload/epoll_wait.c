@@ -15,6 +15,7 @@
 #include "io.h"
 #include "jump.h"
 #include "options.h"
+#include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
 #include "shmring/fault.h"
@@ -27,6 +28,7 @@
 #define QUIET_WAKES 2u          /* a NATIVE item whose ring was quiet for so many sleeps leaves the hot list, */
 #define ORDERED 64              /* events of one call that are sorted */
 #define QUIET_NS 100000000u     /* and any other after so long */
+#define WRITABLE ((uint32_t)(EPOLLOUT | EPOLLWRNORM))
 
 /* Leaves the hot list, as NATIVE; stays if something has just been published. Set locked. */
 static void retire(struct fl_item *it) {
@@ -41,8 +43,10 @@ static void retire(struct fl_item *it) {
  * follows the traffic. Set locked. */
 static void sweep(struct fl_epoll *s, uint64_t now) {
   uint32_t hot = atomic_load_explicit(&s->nhot, memory_order_relaxed);
-  struct fl_item *it = s->hot[s->rounds % hot];
 
+  if (hot == 0)
+    return; /* the last one was deleted as the kernel was told */
+  struct fl_item *it = s->hot[s->rounds % hot];
   if (now - it->active_at > fl_ns_to_ticks(QUIET_NS))
     retire(it);
 }
@@ -66,6 +70,15 @@ static bool is_later(const struct fl_epoll *s, const struct fl_item *it) {
   return (int64_t)(fl_rx_elsewhere_at(&it->conn->rx) - s->looked_at) > 0;
 }
 
+/* Is it known, without asking the kernel, that there is room? Set locked. */
+static bool writable(const struct fl_item *it, bool in) {
+  if (!(it->events & WRITABLE))
+    return false;
+  if (it->events & EPOLLET) /* an edge reports all that is ready; the kernel's part is merged where it was asked */
+    return in && !atomic_load_explicit(&it->conn->tx_busy, memory_order_relaxed);
+  return !(it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) && fl_conn_mapped(it->conn) && fl_send_free(it->conn);
+}
+
 /* Events of the rings, at most max. *later: before it published one of these, a sender did what the kernel tells. Set
  * locked. */
 static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_event *events, int max, bool *later) {
@@ -76,12 +89,10 @@ static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_even
   for (uint32_t i = 0; i < hot && n < max; i++) {
     /* begin where the last call ended, so that busy ones do not starve the rest */
     struct fl_item *it = s->hot[(i + s->turn) % hot];
-    if (!fl_item_wants_in(it) || !fl_rx_ready(it->conn, it->events & EPOLLET ? &it->seen : NULL))
+    bool in = fl_item_wants_in(it) && fl_rx_ready(it->conn, it->events & EPOLLET ? &it->seen : NULL);
+    uint32_t mask = (in ? it->events & (EPOLLIN | EPOLLRDNORM) : 0) | (writable(it, in) ? it->events & WRITABLE : 0);
+    if (mask == 0)
       continue;
-    uint32_t mask = it->events & (EPOLLIN | EPOLLRDNORM);
-    if ((it->events & EPOLLET) && !atomic_load_explicit(&it->conn->tx_busy, memory_order_relaxed))
-      mask |= it->events & (EPOLLOUT | EPOLLWRNORM); /* an edge reports all that is ready; the kernel's part is merged
-                                                        where it was asked */
     if (FL_UNLIKELY(it->events & EPOLLONESHOT)) {
       /* nor does what is reported once leave anything for the next call */
       int rest = fl_sys_ready(it->fd, (short)(it->events & 0xffff));
@@ -90,13 +101,14 @@ static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_even
     FL_FAULT(epoll_found);
     it->active = s->wakes;
     it->active_at = now;
-    *later |= is_later(s, it);
+    *later |= in && is_later(s, it);
     put_in_order(events, at, n++, (struct epoll_event){.events = mask, .data = it->data},
-                 fl_rx_pushed_at(&it->conn->rx));
+                 in ? fl_rx_pushed_at(&it->conn->rx) : now);
     if (FL_UNLIKELY(it->events & EPOLLONESHOT)) {
       /* reported once: disarmed here and in the kernel until EPOLL_CTL_MOD */
       it->events &= EPOLLONESHOT | EPOLLET;
-      struct epoll_event off = {.events = it->events, .data = it->data};
+      it->kernel.events = it->events;
+      struct epoll_event off = it->kernel;
       fl_syscall6(__NR_epoll_ctl, epfd, EPOLL_CTL_MOD, it->fd, (long)&off, 0, 0);
     }
   }
@@ -139,20 +151,38 @@ static int insert(struct epoll_event *events, int n, int at, const struct epoll_
   return unite(events, at, unite(events, 0, at, more, count), events + at + count, n - at);
 }
 
-/* The kernel's events now. Its bell, if it was rung, is for a thread that sleeps, if there is one. */
-static int look(struct fl_epoll *s, int epfd, struct epoll_event *events, int max) {
+/* The kernel's events now, or -errno. Its bell, if it was rung, is for a thread that sleeps, if there is one. With the
+ * set locked, as it does not block: a registration that is deleted meanwhile is not reported. */
+static int asked(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, const sigset_t *mask) {
   int bell = -1;
   uint64_t now = fl_now();
-  long k = fl_syscall6(__NR_epoll_pwait, epfd, (long)events, max, 0, 0, 8);
 
+  fl_set_tell(s, epfd);
+  long k = fl_syscall6(__NR_epoll_pwait, epfd, (long)events, max, 0, (long)mask, 8);
   if (k < max)
     s->looked_at = now;
   if (k <= 0)
-    return 0;
+    return (int)k;
   int n = strip(s, events, (int)k, &bell);
   if (bell >= 0 && atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
     fl_bell_own(&s->bell);
   return n;
+}
+
+static int look(struct fl_epoll *s, int epfd, struct epoll_event *events, int max) {
+  int n = asked(s, epfd, events, max, NULL);
+
+  return n < 0 ? 0 : n;
+}
+
+/* A wait with a timeout of 0. */
+static int look_only(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, const sigset_t *mask) {
+  int n = asked(s, epfd, events, max, mask);
+
+  if (n >= 0)
+    return n;
+  errno = -n;
+  return -1;
 }
 
 /* Adds the kernel's events to n of ours, before number `at`. */
@@ -161,6 +191,19 @@ static int merge(struct fl_epoll *s, int epfd, struct epoll_event *events, int n
   int room = max - n < 64 ? max - n : 64;
 
   return room == 0 ? n : insert(events, n, at, more, look(s, epfd, more, room));
+}
+
+/* With room for one event, which the kernel gave: what the ring of the same connection has belongs to it. */
+static void complete(struct fl_epoll *s, struct epoll_event *event) {
+  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++) {
+    struct fl_item *it = s->hot[i];
+    if (it->data.u64 != event->data.u64 || !fl_item_wants_in(it) ||
+        !fl_rx_ready(it->conn, it->events & EPOLLET ? &it->seen : NULL))
+      continue;
+    event->events |= it->events & (EPOLLIN | EPOLLRDNORM);
+    if (it->events & EPOLLONESHOT) /* as the kernel has done */
+      it->kernel.events = it->events &= EPOLLONESHOT | EPOLLET;
+  }
 }
 
 /* Is there one for which collect would say *later? */
@@ -357,7 +400,7 @@ static void rewatch(struct fl_epoll *s) {
       continue;
     if (fl_lock(&l->reg_lock) == FL_LOCKED) {
       /* only with one registration: the locks of other sets are not held here */
-      if (l->items == it && !it->next && fl_conn_usable(c) && !c->rx.broken &&
+      if (l->items == it && !it->other && fl_conn_usable(c) && !c->rx.broken &&
           atomic_load_explicit(&c->rx_sleepers, memory_order_seq_cst) == 0)
         fl_conn_watch_now(c);
       fl_unlock(&l->reg_lock);
@@ -443,6 +486,18 @@ static int interrupted(struct fl_epoll *s) {
   return -1;
 }
 
+/*
+ * Is it time to ask the kernel, though rings may be busy? Twice as long is waited while it would have to be told of
+ * registrations first: as a rule they are put back soon (a program waits for room, writes, and waits for input again).
+ * Set locked.
+ */
+static bool kernel_due(struct fl_epoll *s, uint64_t now) {
+  uint32_t late = s->untold ? 2 : 1;
+
+  s->rounds++;
+  return ++s->unasked >= KERNEL_ROUNDS * late || now - s->kernel_at > late * fl_ns_to_ticks(KERNEL_EVERY_NS);
+}
+
 /* The end of a wait with n events, at least one. Set locked on entry, released on return. */
 static int leave_with(struct fl_epoll *s, int n) {
   hand_over(s);
@@ -462,6 +517,8 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
   struct waiting w = {.set = s};
   FL_HOLD(wait_jumped, &w);
 
+  if (timeout && begin == 0)
+    fl_testcancel(); /* it will not be one in the kernel */
   fl_process_check();
   if (FL_UNLIKELY(s->pid != fl_pid()))
     fl_arena_share_sets(); /* this thread may take the events of the other process's bell: see fl_set_bell */
@@ -477,14 +534,17 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       /* busy rings must not starve the rest: now and then the kernel is asked too, and there is room for what it says
        */
       uint64_t now = fl_now();
-      bool ask = ++s->rounds % KERNEL_ROUNDS == 0 || now - s->kernel_at > fl_ns_to_ticks(KERNEL_EVERY_NS);
+      bool ask = kernel_due(s, now);
       bool later = max == 1 && any_later(s);
       ask |= later;
       int room = max > 1 ? max - (max + 3) / 4 : max;
       if (ask) {
         s->kernel_at = now;
-        if (max == 1 && (n = merge(s, epfd, events, 0, 0, 1)) > 0)
+        s->unasked = 0;
+        if (max == 1 && (n = merge(s, epfd, events, 0, 0, 1)) > 0) {
+          complete(s, events);
           return leave_with(s, n);
+        }
       }
       n = collect(s, epfd, now, events, room, &later);
       sweep(s, now);
@@ -503,11 +563,8 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       }
     }
     if (timeout && begin == 0) { /* a look, not a wait: nobody sleeps */
+      n = look_only(s, epfd, events, max, mask);
       fl_unlock(&s->lock);
-      int bell = -1;
-      n = strip(s, events, wait_native(epfd, events, max, 0, mask), &bell);
-      if (bell >= 0 && atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
-        fl_bell_own(&s->bell); /* it was meant for a thread that sleeps */
       return n;
     }
     /* relaxed: changed and read under the lock (fl_epoll_watch) */
@@ -529,6 +586,7 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
       return interrupted(s);
     }
+    fl_set_tell(s, epfd);
     int bell;
     w.counted = false;
     s->looked_at = fl_now();

@@ -18,6 +18,7 @@
 
 #include "arena_alloc.h"
 #include "conn.h"
+#include "epoll.h"
 #include "export.h"
 #include "inherit.h"
 #include "io.h"
@@ -153,6 +154,7 @@ static void exec_begin(struct exec *x) {
   fl_process_walk(pass_one, x);
   if (x->vfork)
     pass_unseen(x);
+  fl_epoll_tell_all();
 }
 
 /* A connection that this process holds has exactly one entry of it. */

@@ -61,6 +61,17 @@ void fl_send_back_last(struct fl_conn *c, int fd);
  * then want it back, and cannot wake us: the sleep must be short (fl_nap_ns). */
 bool fl_send_unread(const struct fl_conn *c);
 
+/* Is TCP's buffer of c known to be empty, so that epoll would call it writable? Asks the kernel once after each native
+ * send; fl_send_free does not ask. [any thread, c entered or its set locked] */
+bool fl_send_drained(struct fl_conn *c, int fd);
+static inline bool fl_send_free(struct fl_conn *c) {
+  /* seq_cst on tx_busy: as in tx_usable; ktx is complete when 0 is seen */
+  return fl_conn_usable(c) && atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) == 0 &&
+         atomic_load_explicit(&c->ktx_gone, memory_order_relaxed) ==
+             atomic_load_explicit(&c->ktx, memory_order_relaxed) &&
+         !atomic_load_explicit(&c->shut_wr, memory_order_relaxed) && !c->tx.broken;
+}
+
 /* How long such a sleep may last, the n-th in a row (from 0): nanoseconds. */
 static inline uint64_t fl_nap_ns(unsigned n) { return 1000000u << (n < 6 ? n : 6); }
 

@@ -287,6 +287,7 @@ static FL_NOINLINE void passed(const struct msghdr *msg) {
       uintptr_t e = fl_entry(fd);
       if (fl_entry_conn(e)) {
         fl_conn_pin(fl_entry_conn(e), FL_WHY_PASSED);
+        fl_epoll_tell_all();
         if (!fl_hand_over(fl_entry_conn(e), fd))
           fl_log(FL_LOG_WARN, "descriptor %d: unread bytes are lost to who gets it", fd);
       } else if (fl_entry_epoll(e)) {

@@ -648,17 +648,14 @@ FL_EXPORT int epoll_create1(int flags) {
 }
 
 FL_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event) {
-  int r = REAL(epoll_ctl)(epfd, op, fd, event);
-  struct fl_epoll *set;
+  struct fl_epoll *set = fl_epoll_of(epfd);
   struct fl_conn *c;
 
-  if (r == 0 && (set = fl_epoll_of(epfd))) {
-    int saved = errno;
-    fl_epoll_note(set, epfd, op, fd, event);
-    errno = saved;
-  } else if (r == 0 && (c = fl_conn_of(fd))) {
+  if (FL_LIKELY(set != NULL))
+    return fl_epoll_ctl(set, epfd, op, fd, event);
+  int r = REAL(epoll_ctl)(epfd, op, fd, event);
+  if (r == 0 && (c = fl_conn_of(fd)))
     fl_conn_pin(c, FL_WHY_NESTED); /* into a set that we do not know */
-  }
   return r;
 }
 

@@ -11,6 +11,7 @@
 
 #include "arena_alloc.h"
 #include "conn.h"
+#include "epoll.h"
 #include "export.h"
 #include "log.h"
 #include "process.h"
@@ -100,6 +101,7 @@ static void lend(struct loan *loan, const posix_spawn_file_actions_t *actions) {
     return;
   fl_process_check();
   fl_process_walk(lend_one, loan);
+  fl_epoll_tell_all();
 }
 
 /* holder: who has them from now on; 0 if no helper came to be. */

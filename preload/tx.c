@@ -5,6 +5,7 @@
  * way out.
  */
 #include <errno.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <string.h>
 
@@ -132,6 +133,20 @@ void fl_send_back_if_asked(struct fl_conn *c, int fd) {
 
 bool fl_send_unread(const struct fl_conn *c) {
   return fl_conn_mapped(c) && (fl_tx_unconsumed(&c->tx) > 0 || fl_tx_asked(&c->tx));
+}
+
+bool fl_send_drained(struct fl_conn *c, int fd) {
+  int left = 0;
+
+  if (fl_send_free(c))
+    return true;
+  /* acquire: what is sent after this look has another count */
+  uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_acquire);
+  if (!fl_conn_usable(c) || atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) > 0 ||
+      fl_sys_ioctl(fd, SIOCOUTQ, &left) != 0 || left != 0)
+    return false;
+  atomic_store_explicit(&c->ktx_gone, ktx, memory_order_relaxed);
+  return fl_send_free(c);
 }
 
 /* As fl_send_back, and waits for room as the application's own send would. No lock held. False, with errno: no room. */

@@ -5,7 +5,7 @@
 const struct group *const groups[] = {
     &receive_group,  &receive_later_group, &send_group,    &full_group,        &option_group,      &nonblock_group,
     &effect_group,   &ending_group,        &ready_group,   &ready_later_group, &interrupted_group, &masked_group,
-    &canceled_group, &urgent_group,        &address_group, &descriptor_group,  &process_group,
+    &canceled_group, &urgent_group,        &address_group, &descriptor_group,  &process_group,     &change_group,
 };
 const unsigned group_count = sizeof groups / sizeof groups[0];
 
@@ -17,9 +17,10 @@ const struct exception exceptions[] = {
     {"epoll-lag", "What else epoll_wait reports beside bytes in a ring",
      "When rings have bytes, epoll_wait asks the kernel for everything else (other descriptors, EPOLLOUT, a reset) in "
      "each "
-     "16th call, and when 20 us have gone by. So it may report that a call or two later than the kernel alone would. "
+     "16th call, and when 20 us have gone by, or twice that if registrations were changed since. So it may report that "
+     "a call or two later than the kernel alone would. "
      "The cases "
-     "let 30 us go by before each call."},
+     "let 60 us go by before each call."},
     {"killed-unread", "When the reset of a process shows that was killed with bytes unread",
      "TCP answers for a killed process (SIGKILL, abort) that had not read everything with a reset. If what it had not "
      "read lies "

@@ -9,6 +9,7 @@ extern const struct group send_group, full_group;
 extern const struct group option_group, nonblock_group, effect_group;
 extern const struct group ending_group;
 extern const struct group ready_group, ready_later_group;
+extern const struct group change_group;
 extern const struct group urgent_group;
 extern const struct group address_group, descriptor_group;
 extern const struct group process_group;

@@ -86,7 +86,7 @@ static long waited(struct waiting *w, long us, const sigset_t *mask, uint32_t go
   struct timespec t;
   long ret;
 
-  pause_us(30); /* the exception "epoll-lag" */
+  pause_us(60); /* the exception "epoll-lag" */
   if (w->call == EPOLL_WAIT)
     ret = epoll_wait(w->epfd, e, WAIT_FDS, ms_of(us));
   else if (w->call == EPOLL_PWAIT)
