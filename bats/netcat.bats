@@ -155,3 +155,15 @@ netcat_download() {
   same_file "$T/file" "$T/got"
   assert_paired socat
 }
+
+@test "socat under valgrind, which has nothing to say about the library's own calls" {
+  need valgrind
+  mode both
+  prepare 300000
+  serve socat socat "$(listener)" PIPE
+  wait_listen "$PORT"
+  client valgrind -q --error-exitcode=9 --log-file="$T/valgrind.txt" socat -t 10 - "$TCP:$AT:$PORT" <"$T/file" >"$T/got"
+  finish socat
+  same_file "$T/file" "$T/got"
+  [[ ! -s $T/valgrind.txt ]] || fail "$(<"$T/valgrind.txt")"
+}

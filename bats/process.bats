@@ -9,7 +9,7 @@ setup_file() {
   local name
   need cc
   chmod a+rx "$BATS_FILE_TMPDIR"
-  for name in far forks execs helpers ends hammer closes handover stdio fault jumps alone; do
+  for name in far forks execs helpers ends hammer closes handover stdio fault jumps alone sandbox; do
     cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/$name" "$REPOSITORY/tests/process/$name.c"
   done
 }
@@ -167,3 +167,9 @@ no_files() { (ulimit -f 0 && run_program alone fsize) | cat; }
 
 @test "a thread closes a descriptor that another one closes or uses" { same closes "$(scaled 2000)"; }
 @test "children come and go while threads send and receive" { same hammer "$(scaled 200)"; }
+
+@test "seccomp by prctl: no call of ours meets the filter, unread bytes arrive" { same sandbox prctl; }
+@test "seccomp by syscall(): no call of ours meets the filter, unread bytes arrive" { same sandbox syscall; }
+@test "seccomp, strict: no call of ours meets it" { same sandbox strict; }
+@test "seccomp: a question is no filter, the connection stays on the ring" { same_on_rings sandbox ask; }
+@test "seccomp after the other end closed: unread bytes are there" { same sandbox ended; }

@@ -71,7 +71,8 @@ enum fl_phase {
   X(RUBBISH, "the other end wrote rubbish into the shared page") \
   X(LOCK, "a signal handler jumped out of a call") \
   X(ELSEWHERE, "the host registry does not know the other end") \
-  X(DENIED, "the host registry refuses")
+  X(DENIED, "the host registry refuses") \
+  X(SANDBOX, "the process forbade itself system calls")
 /* clang-format on */
 
 enum fl_reason {

@@ -18,6 +18,7 @@
 #include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "sandbox.h"
 #include "trampoline/emit.h"
 #include "trampoline/numbers.h"
 #include "trampoline/tramp.h"
@@ -69,6 +70,8 @@ static bool concerned(long nr, const long *a) {
            (nr != __NR_pselect6 || six_fits(a[5]));
   case __NR_epoll_pwait:
   case __NR_epoll_pwait2: return mask_fits(a[4], a[5]);
+  case __NR_prctl:
+  case __NR_seccomp: fl_sandbox_before(nr, a); return false;
   }
   return fl_class_of(nr) == FL_CLASS_FD;
 }

@@ -145,7 +145,7 @@ static void pass_unseen(struct exec *x) {
 static void exec_begin(struct exec *x) {
   x->touched = false;
   x->nlingers = x->nsaved = 0;
-  if (!fl_arena_high())
+  if (!fl_fds_size || !fl_arena_high())
     return;
   fl_process_check();
   x->vfork = fl_in_vfork_child();

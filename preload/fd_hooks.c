@@ -84,7 +84,7 @@ FL_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len) {
 }
 
 static int accepted(int fd, int listener, bool nonblock) {
-  if (fd < 0 || !fl_fds)
+  if (fd < 0 || !fl_fds_size)
     return fd;
   int saved = errno;
   fresh(fd);

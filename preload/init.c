@@ -6,6 +6,7 @@
 #include "dispatch.h"
 #include "inherit.h"
 #include "log.h"
+#include "mem.h"
 #include "options.h"
 #include "process.h"
 #include "real.h"
@@ -16,6 +17,7 @@ __attribute__((constructor)) static void init(void) {
   int saved = errno;
 
   fl_real_init();
+  fl_mem_init();
   if (fl_options_load(err, sizeof err) != 0)
     fl_log_bad_value(err);
   else if (!fl_options.disable && fl_process_init()) {

@@ -6,7 +6,7 @@
  * Each thread remembers a few stretches of memory that were found good. What is not known is asked of the kernel, page
  * by page, with system calls that change nothing and that every sandbox allows: rt_sigprocmask with an impossible `how`
  * reads eight bytes, futex with FUTEX_OP_ADD of 0 writes back what is there. All is forgotten when the application
- * calls munmap, mprotect or mremap.
+ * calls munmap, mprotect or mremap. Under valgrind nothing is asked.
  *
  * All of them [any thread], async-signal-safe; errno is left alone.
  */
@@ -29,6 +29,9 @@ struct fl_mem {
 extern __thread struct fl_mem fl_mem_read,
     fl_mem_write __attribute__((tls_model("initial-exec"), visibility("hidden")));
 extern _Atomic uint32_t fl_mem_generation;
+
+/* Once, by the library's constructor. */
+void fl_mem_init(void);
 
 /* How many bytes from p on, at most n, can be read or written: all of them, or up to the end of some page. */
 size_t fl_mem_readable_slow(const void *p, size_t n);

@@ -185,8 +185,10 @@ static void prepare_one(struct fl_conn *c, struct fl_local *l, void *arg) {
 }
 
 static void fork_prepare(void) {
-  fl_process_check();
   unborn = 0;
+  if (!fl_fds_size) /* the library has left this process (sandbox.c) */
+    return;
+  fl_process_check();
   int32_t mark = fl_holder_unborn();
   fl_conn_each(prepare_one, &mark);
   fl_epoll_fork_prepare();
@@ -194,6 +196,8 @@ static void fork_prepare(void) {
 }
 
 static void fork_parent(void) {
+  if (!fl_fds_size)
+    return;
   fl_bell_forked(false);
   fl_epoll_forked_parent();
 }
@@ -261,7 +265,10 @@ void fl_process_forked_child(bool handlers_ran) {
   fl_conn_each(child_one, &child);
 }
 
-static void fork_child(void) { fl_process_forked_child(true); }
+static void fork_child(void) {
+  if (fl_fds_size)
+    fl_process_forked_child(true);
+}
 
 void fl_process_hooks_init(void) {
   /* registered first, so called last before the fork and first after it */
@@ -316,7 +323,7 @@ FL_EXPORT pid_t _Fork(void) {
   pid_t pid = EXTRA(_Fork)();
 
   if (pid == 0) {
-    fl_process_forked_child(true);
+    fork_child();
   } else {
     fork_parent();
     fork_done(pid);
@@ -358,6 +365,8 @@ static void leave_one(struct fl_conn *c, struct fl_local *l, int fd, void *arg) 
 void fl_process_exit(void) {
   static _Atomic int32_t done;
 
+  if (!fl_fds_size)
+    return;
   fl_process_check();
   if (fl_in_vfork_child() || atomic_exchange_explicit(&done, fl_sys_getpid(), memory_order_relaxed) == fl_sys_getpid())
     return;

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -45,7 +46,7 @@ int __vdprintf_chk(int, int, const char *, va_list);
   X(close_range) X(closefrom) X(fclose) X(freopen) X(fdopen) X(vdprintf) X(__vdprintf_chk) \
   X(fork) X(_exit) X(_Exit) X(sigaction) \
   X(execve) X(execv) X(execvp) X(execvpe) X(fexecve) X(execveat) \
-  X(posix_spawn) X(posix_spawnp) X(system) X(popen)
+  X(posix_spawn) X(posix_spawnp) X(system) X(popen) X(prctl)
 /* clang-format on */
 
 struct fl_real {

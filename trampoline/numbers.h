@@ -24,7 +24,7 @@ enum fl_class { FL_CLASS_NONE, FL_CLASS_FD, FL_CLASS_ANY };
   X(setsockopt, FD) X(getsockopt, FD) X(connect, ANY) X(accept, ANY) X(accept4, ANY) \
   X(ppoll, ANY) X(pselect6, ANY) \
   X(epoll_create1, ANY) X(epoll_ctl, ANY) X(epoll_pwait, FD) X(epoll_pwait2, FD) \
-  X(exit_group, ANY)
+  X(exit_group, ANY) X(prctl, ANY) X(seccomp, ANY)
 #ifdef __NR_dup2 /* numbers that only old architectures have */
 #define FL_NUMBERS_OLD(X) X(dup2, ANY) X(poll, ANY) X(select, ANY) X(epoll_create, ANY) X(epoll_wait, FD)
 #else
