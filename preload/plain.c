@@ -38,6 +38,8 @@ static inline void count(struct fl_count *k, _Atomic uint64_t *kernel, ssize_t n
 
 /* Cleanups: run when the thread is cancelled inside of the call as well. errno stays. */
 static void sent(struct call *s) {
+  if (s->n > 0)
+    fl_elsewhere();
   count(&s->c->tx_kernel, &s->c->ktx, s->n);
   leave_young(s->c, &s->c->tx_busy);
 }
@@ -64,7 +66,8 @@ static ssize_t recv_young(struct fl_conn *c, int fd, const struct fl_io *io) {
 
 bool fl_plain_send(struct fl_conn *c, int fd, const struct fl_io *io, ssize_t *n) {
   if (fl_conn_settled(c)) {
-    *n = fl_count_settled(&c->tx_kernel, io->native(fd, io));
+    if ((*n = fl_count_settled(&c->tx_kernel, io->native(fd, io))) > 0)
+      fl_elsewhere();
     return true;
   }
   if (!enter_young(c, &c->tx_busy)) {
