@@ -152,7 +152,7 @@ static void unmap_retired(struct fl_local *l) {
   /* acq_rel: of two that come here one gets it */
   struct fl_segment *seg = atomic_exchange_explicit(&l->retired, NULL, memory_order_acq_rel);
   if (seg)
-    fl_sys_munmap(seg, l->seg_bytes);
+    fl_sys_munmap(fl_segment_base(seg, l->seg_bytes), l->seg_bytes);
 }
 
 void fl_conn_leave(struct fl_conn *c) {
@@ -207,7 +207,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
   fl_bell_gone(c);
   if (l->has_parked) {
     l->has_parked = false;
-    fl_sys_munmap(l->parked.seg, l->parked.bytes);
+    fl_pairing_drop(&l->parked);
   }
   struct fl_segment *seg = atomic_load_explicit(&l->seg, memory_order_relaxed);
   if (fl_conn_paired(c)) {

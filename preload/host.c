@@ -118,8 +118,7 @@ static void file(const struct fl_host_message *m, int rc, struct fl_pairing *p) 
 
   if (s->id != m->id || s->state != ASKED || s->session != host.session) { /* closed meanwhile */
     if (m->type == FL_HOST_PAIRED) {
-      if (p->seg)
-        fl_sys_munmap(p->seg, p->bytes);
+      fl_pairing_drop(p);
       tell(FL_HOST_CLOSED, m->id);
     }
     return;
@@ -232,8 +231,8 @@ void fl_host_end(struct fl_conn *c) {
   bool locked = fl_lock(&host.lock) == FL_LOCKED;
   if (s->state == ASKED)
     count_miss(c, true);
-  if (s->state == FOUND && s->pairing.seg)
-    fl_sys_munmap(s->pairing.seg, s->pairing.bytes);
+  if (s->state == FOUND)
+    fl_pairing_drop(&s->pairing);
   if (locked && host.open && s->session == host.session)
     tell(s->state == ASKED ? FL_HOST_CANCEL : FL_HOST_CLOSED, s->id);
   s->state = NOTHING;
@@ -242,8 +241,8 @@ void fl_host_end(struct fl_conn *c) {
 }
 
 static void forget_question(struct fl_conn *c, struct fl_local *l, void *arg) {
-  if (l->host.state == FOUND && l->host.pairing.seg)
-    fl_sys_munmap(l->host.pairing.seg, l->host.pairing.bytes);
+  if (l->host.state == FOUND)
+    fl_pairing_drop(&l->host.pairing);
   l->host.state = NOTHING;
 }
 

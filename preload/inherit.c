@@ -42,7 +42,7 @@ static int highest(void) {
 /* ---- before exec ---- */
 
 /* Copies what is unread, with its extents, krx bytes of the kernel lane being gone. */
-static bool copy_ring(struct fl_rx *walk, uint64_t krx, struct fl_segment *seg, uint32_t size) {
+static bool copy_ring(struct fl_rx *walk, uint64_t krx, void *map, uint32_t size) {
   struct fl_tx ours, theirs;
   struct fl_rx rx, none;
   struct fl_span span[2];
@@ -50,7 +50,7 @@ static bool copy_ring(struct fl_rx *walk, uint64_t krx, struct fl_segment *seg, 
   size_t done;
   enum fl_rx_result r;
 
-  fl_segment_init(seg, size);
+  struct fl_segment *seg = fl_segment_init(map, size);
   fl_attach(seg, size, 0, &ours, &rx);
   fl_attach(seg, size, 1, &theirs, &none);
   fl_rx_watch(&rx);
@@ -141,11 +141,12 @@ void fl_inherit_undo(struct fl_conn *c, int memfd, const struct fl_rx *before) {
 
 /* ---- after it ---- */
 
-static bool adopt(const struct inherited *what, struct fl_segment *seg, size_t bytes) {
+static bool adopt(const struct inherited *what, void *map, size_t bytes) {
+  struct fl_segment *seg = fl_segment_at(map, bytes);
   struct fl_tuple t;
   int fd = what->fds[0];
 
-  if (fl_segment_check(seg, bytes) != what->ring_size || fl_tuple_of(fd, &t) != 0 || t.cookie != what->cookie)
+  if (fl_segment_check(map, bytes) != what->ring_size || fl_tuple_of(fd, &t) != 0 || t.cookie != what->cookie)
     return false;
   fl_conn_open(fd, what->nonblock);
   struct fl_conn *c = fl_conn_of(fd);

@@ -281,7 +281,7 @@ static void on_result(struct fl_conn *c, struct fl_local *l, int fd, enum fl_rdv
       later(l, 0);
       return;
     case FL_DIFFER:
-      fl_sys_munmap(p->seg, p->bytes);
+      fl_pairing_drop(p);
       settle(c, l, FL_WHY_COUNTS);
       return;
     }
@@ -354,7 +354,7 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
     l->has_parked = false;
     p = l->parked;
     if (atomic_load_explicit(&c->pin, memory_order_relaxed) || ++l->looks > 1024 * LOOKS) {
-      fl_sys_munmap(p.seg, p.bytes);
+      fl_pairing_drop(&p);
       settle(c, l, FL_WHY_COUNTS);
       return;
     }

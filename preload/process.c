@@ -224,7 +224,7 @@ static void child_one(struct fl_conn *c, struct fl_local *l, void *arg) {
   atomic_store_explicit(&l->reg_lock, 0, memory_order_relaxed); /* its holder is a thread that does not exist here */
   fl_pair_abandon(c, l); /* only closes our copies: the rendezvous stays the parent's */
   if (l->has_parked) {
-    fl_sys_munmap(l->parked.seg, l->parked.bytes);
+    fl_pairing_drop(&l->parked);
     l->has_parked = false;
   }
   FL_FAULT(fork_child_conn);

@@ -100,7 +100,7 @@ bool fl_send_back(struct fl_conn *c, int fd) {
     ssize_t sent = fl_sys_sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent == -EINTR)
       continue;
-    if (sent < 0 && sent != -EAGAIN)
+    if (sent < 0 && sent != -EAGAIN && sent != -ENOBUFS && sent != -ENOMEM)
       sent = (ssize_t)n; /* nobody is there any more */
     else if (sent > 0)
       atomic_fetch_add_explicit(&c->ktx, (uint64_t)sent, memory_order_relaxed);

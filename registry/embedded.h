@@ -101,6 +101,9 @@ struct fl_pairing {
   int end; /* for fl_attach */
 };
 
+/* Unmaps, if there is something, and forgets. */
+void fl_pairing_drop(struct fl_pairing *p);
+
 /*
  * Begins. *r is written whole; whatever it held before must have ended. ring_size must satisfy fl_ring_size_valid, and
  * t->cookie must be known (FL_RDV_ERROR with EINVAL if not). The creator of the segment is end 0. `base_fd` is the

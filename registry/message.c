@@ -76,35 +76,38 @@ int fl_message_receive(int fd, void *data, size_t len, int fds[FL_MESSAGE_FDS], 
 
 void fl_pairing_drop(struct fl_pairing *p) {
   if (p->seg)
-    fl_sys_munmap(p->seg, p->bytes);
+    fl_sys_munmap(fl_segment_base(p->seg, p->bytes), p->bytes);
   *p = (struct fl_pairing){0};
 }
 
-static int map_segment(int memfd, uint32_t ring_size, struct fl_pairing *out) {
-  void *addr;
-  int rc = fl_sys_map_shared(memfd, fl_segment_bytes(ring_size), &addr);
+/* *base is where it is, until *out is whole. */
+static int map_segment(int memfd, uint32_t ring_size, void **base, struct fl_pairing *out) {
+  size_t bytes = fl_segment_bytes(ring_size);
+  int rc = fl_sys_map_shared(memfd, bytes, base);
 
   if (rc < 0)
     return rc;
-  *out = (struct fl_pairing){.seg = addr, .bytes = fl_segment_bytes(ring_size), .ring_size = ring_size};
+  *out = (struct fl_pairing){.seg = fl_segment_at(*base, bytes), .bytes = bytes, .ring_size = ring_size};
   return 0;
 }
 
 static int fill_memfd(int memfd, uint32_t ring_size, struct fl_pairing *out) {
+  size_t bytes = fl_segment_bytes(ring_size);
+  void *base;
   ssize_t n;
-  int rc = fl_sys_ftruncate(memfd, fl_segment_bytes(ring_size));
+  int rc = fl_sys_ftruncate(memfd, bytes);
 
   if (rc < 0)
     return rc;
-  n = fl_sys_write(memfd, "",
-                   1); /* allocates the first page: no memory is an error here, and a signal in the mapping */
+  /* allocates the header page: no memory is an error here, and a signal in the mapping */
+  n = fl_sys_pwrite(memfd, "", 1, fl_segment_page(bytes));
   if (n != 1)
     return n < 0 ? (int)n : -ENOMEM;
-  rc = map_segment(memfd, ring_size, out);
+  rc = map_segment(memfd, ring_size, &base, out);
   if (rc < 0)
     return rc;
   FL_FAULT(segment_mapped);
-  fl_segment_init(out->seg, ring_size);
+  fl_segment_init(base, ring_size);
   return fl_sys_fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
 }
 
@@ -129,6 +132,7 @@ int fl_segment_create(uint32_t ring_size, struct fl_pairing *out) {
  * stays true. */
 int fl_segment_open(int memfd, uint32_t ring_size, struct fl_pairing *out) {
   int seals = fl_sys_fcntl(memfd, F_GET_SEALS, 0);
+  void *base;
   long size;
   int rc;
 
@@ -140,10 +144,10 @@ int fl_segment_open(int memfd, uint32_t ring_size, struct fl_pairing *out) {
   if (size < 0 ||
       (unsigned long)size != fl_segment_bytes(ring_size)) /* no huge page divides it: never a hugetlb file */
     return -EBADMSG;
-  rc = map_segment(memfd, ring_size, out);
+  rc = map_segment(memfd, ring_size, &base, out);
   if (rc < 0)
     return rc;
-  if (fl_segment_check(out->seg, out->bytes) == ring_size)
+  if (fl_segment_check(base, out->bytes) == ring_size)
     return 0;
   fl_pairing_drop(out);
   return -EBADMSG;

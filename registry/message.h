@@ -29,6 +29,3 @@ int fl_segment_create(uint32_t ring_size, struct fl_pairing *out);
  * (end is left 0), or -errno. The descriptor stays the caller's.
  */
 int fl_segment_open(int memfd, uint32_t ring_size, struct fl_pairing *out);
-
-/* Unmaps and forgets. */
-void fl_pairing_drop(struct fl_pairing *p);

@@ -145,6 +145,11 @@ static inline ssize_t fl_sys_write(int fd, const void *buf, size_t len) {
   return fl_syscall6(__NR_write, fd, (long)buf, (long)len, 0, 0, 0);
 }
 
+/* at fits a long, as above */
+static inline ssize_t fl_sys_pwrite(int fd, const void *buf, size_t len, size_t at) {
+  return fl_syscall6(__NR_pwrite64, fd, (long)buf, (long)len, (long)at, 0, 0);
+}
+
 /* The commands used here have the same numbers and arguments in fcntl64. */
 static inline int fl_sys_fcntl(int fd, int cmd, long arg) {
 #ifdef __NR_fcntl

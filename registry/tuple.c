@@ -97,7 +97,7 @@ static size_t append_hex(char *out, const void *data, size_t len) {
 }
 
 size_t fl_rdv_name(const struct fl_tuple *t, char name[108]) {
-  static const char prefix[] = "fastlocal/1/";
+  static const char prefix[] = "fastlocal/2/";
   int order = memcmp(&t->local, &t->remote, sizeof(t->local));
   bool local_first;
   size_t n = sizeof(prefix) - 1;

@@ -5,14 +5,19 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "fault.h"
 
-/* A sender that finds the ring empty where it would enter another window starts again at offset 0. */
+/* A sender that finds the ring empty where it would enter another window starts again. The first window is that in the
+ * header page, the others are pages. */
 #define WINDOW FL_PAGE
+/* To start again costs a look at the tail and an extent. A ring that has done so that often is busy, and gets a page.
+ */
+#define TURNS 32u
 /* The receiver changes the word from BELL to WATCHING, or back, at most about once while a publication is tried. */
 #define PUBLISH_TRIES 8u
 
@@ -20,7 +25,9 @@ bool fl_ring_size_valid(uint64_t ring_size) {
   return ring_size >= FL_RING_MIN && ring_size <= FL_RING_MAX && (ring_size & (ring_size - 1)) == 0;
 }
 
-void fl_segment_init(struct fl_segment *seg, uint32_t ring_size) {
+struct fl_segment *fl_segment_init(void *base, uint32_t ring_size) {
+  struct fl_segment *seg = fl_segment_at(base, fl_segment_bytes(ring_size));
+
   seg->magic = FL_SEGMENT_MAGIC;
   seg->version = FL_SEGMENT_VERSION;
   seg->ring_size = ring_size;
@@ -28,31 +35,37 @@ void fl_segment_init(struct fl_segment *seg, uint32_t ring_size) {
     atomic_store_explicit(&seg->lane[i].tx_cpu, -1, memory_order_relaxed);
     atomic_store_explicit(&seg->lane[i].rx_cpu, -1, memory_order_relaxed);
   }
+  return seg;
 }
 
-uint32_t fl_segment_check(const struct fl_segment *seg, size_t bytes) {
-  if (bytes < FL_PAGE) /* the header itself would lie outside the mapping */
+uint32_t fl_segment_check(const void *base, size_t bytes) {
+  uint64_t size = bytes < FL_PAGE ? 0 : fl_segment_page(bytes);
+
+  if (!fl_ring_size_valid(size) || bytes != fl_segment_bytes((uint32_t)size))
     return 0;
-  uint32_t size = *(const volatile uint32_t *)&seg->ring_size;
-  if (seg->magic != FL_SEGMENT_MAGIC || seg->version != FL_SEGMENT_VERSION)
-    return 0;
-  if (!fl_ring_size_valid(size) || bytes != fl_segment_bytes(size))
-    return 0;
-  return size;
+  const struct fl_segment *seg = fl_segment_at((void *)base, bytes);
+  return seg->magic == FL_SEGMENT_MAGIC && seg->version == FL_SEGMENT_VERSION && seg->ring_size == size ? (uint32_t)size
+                                                                                                        : 0;
 }
 
 void fl_attach(struct fl_segment *seg, uint32_t ring_size, int end, struct fl_tx *tx, struct fl_rx *rx) {
-  unsigned char *rings = (unsigned char *)seg + FL_PAGE;
+  unsigned char *page = (unsigned char *)seg - FL_WINDOW;
+  unsigned char *rings[2] = {page + FL_PAGE - FL_WINDOW, page + FL_WINDOW - ring_size};
 
   *tx = (struct fl_tx){
       .lane = &seg->lane[end],
-      .ring = rings + (size_t)end * ring_size,
+      .ring = rings[end],
       .mask = ring_size - 1,
+      .off = end ? ring_size - FL_WINDOW : 0,
+      .origin = end ? ring_size - FL_WINDOW : 0,
+      .start = end ? FL_PAGE : FL_WINDOW,
+      .limit = ring_size,
+      .edge = end ? ring_size : FL_WINDOW,
       .cpu = -1,
   };
   *rx = (struct fl_rx){
       .lane = &seg->lane[!end],
-      .ring = rings + (size_t)!end * ring_size,
+      .ring = rings[!end],
       .mask = ring_size - 1,
       .next_pos = UINT64_MAX,
       .cpu = -1,
@@ -140,6 +153,39 @@ static __attribute__((noinline)) enum fl_tx_result tx_no_extent(struct fl_tx *tx
   return tx_free(tx, SIZE_MAX) == SIZE_MAX ? tx_broken(tx) : FL_TX_FULL;
 }
 
+/* Where the window ends that has byte number `at` from the origin, or ends there. */
+static uint64_t window_end(const struct fl_tx *tx, uint64_t at) {
+  if (at <= FL_WINDOW)
+    return FL_WINDOW;
+  uint64_t end = tx->start + ((at - tx->start + WINDOW - 1) & ~(uint64_t)(WINDOW - 1));
+  return end < tx->mask + 1 ? end : tx->mask + 1;
+}
+
+/*
+ * Free bytes from *off on, where a window ends; SIZE_MAX if the receiver's tail is impossible. Only here the ring may
+ * start again (if it is empty: *off is then where), and only here it comes to pages that it has not used yet.
+ */
+static __attribute__((noinline)) size_t tx_free_beyond(struct fl_tx *tx, size_t want, uint64_t *off) {
+  size_t size = tx->mask + 1, room = tx_free(tx, size);
+
+  if (room == SIZE_MAX)
+    return room;
+  if (room == size) {
+    /* What has grown beyond the window in the header page leaves it alone. */
+    bool small = tx->limit <= tx->start || (tx->used <= FL_WINDOW && want <= FL_WINDOW && ++tx->turns < TURNS);
+    *off = (tx->origin + (small ? 0 : tx->start)) & tx->mask;
+  }
+  uint64_t at = (*off - tx->origin) & tx->mask;
+  if (tx->limit < size && at + room > tx->limit)
+    room = at < tx->limit ? (size_t)(tx->limit - at) : 0;
+  uint64_t end = at + (want < room ? want : room), next = window_end(tx, end & tx->mask);
+  uint64_t used = end > tx->mask ? size : next;
+  if (used > tx->used)
+    tx->used = used;
+  tx->edge = ((*off + end - at) & tx->mask) + next - (end & tx->mask);
+  return room;
+}
+
 enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, struct iovec span[2]) {
   size_t size = tx->mask + 1;
   enum fl_tx_result r = tx_look(tx);
@@ -148,26 +194,21 @@ enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, st
   if (r != FL_TX_OK)
     return r;
 
-  /* looked at only where a window begins or is left, so that streaming does not fetch the tail for every message */
-  size_t in_window = (size_t)tx->off & (WINDOW - 1);
-  bool restart = tx->off && (in_window == 0 || in_window + want > WINDOW);
-  size_t room = tx_free(tx, restart ? size : want);
+  uint64_t off = tx->off;
+  /* within a window, so that the tail is not fetched for every message of a stream */
+  size_t room = __builtin_expect(off + want < tx->edge, 1) ? tx_free(tx, want) : tx_free_beyond(tx, want, &off);
   if (room == SIZE_MAX)
     return tx_broken(tx);
   if (room == 0)
     return FL_TX_FULL;
 
-  restart = restart && room == size; /* only an empty ring may move */
-  if (restart || koff != tx->koff || tx->extent_head == 0 || tx->pending) {
-    if (tx_extent_slot_free(tx)) {
-      if (restart)
-        tx->off = 0;
-      tx_extent(tx, koff);
-    } else if (tx->broken) {
-      return FL_TX_BROKEN;
-    } else if (koff != tx->koff) {
-      return tx_no_extent(tx);
+  if (off != tx->off || koff != tx->koff || tx->extent_head == 0 || tx->pending) {
+    if (!tx_extent_slot_free(tx)) {
+      tx->edge = 0; /* it was that of another offset */
+      return tx->broken ? FL_TX_BROKEN : tx_no_extent(tx);
     }
+    tx->off = off;
+    tx_extent(tx, koff);
   }
 
   size_t n = want < room ? want : room;
@@ -250,10 +291,34 @@ enum fl_tx_result fl_tx_space(struct fl_tx *tx) {
 
   if (r != FL_TX_OK)
     return r;
-  size_t room = tx_free(tx, 1);
+  bool limited = ((tx->off - tx->origin) & tx->mask) == tx->limit;
+  size_t size = tx->mask + 1, room = tx_free(tx, limited ? size : 1);
   if (room == SIZE_MAX)
     return tx_broken(tx);
-  return room ? FL_TX_OK : FL_TX_FULL;
+  return room && (!limited || room == size) ? FL_TX_OK : FL_TX_FULL;
+}
+
+void fl_tx_shrink(struct fl_tx *tx) {
+  size_t size = tx->mask + 1;
+
+  if (tx->broken || tx->used <= FL_WINDOW || tx->owed || tx_free(tx, size) != size || !tx_extent_slot_free(tx))
+    return;
+  /* what comes next begins at the origin, which the receiver learns from an extent */
+  uintptr_t from = (uintptr_t)tx->ring + ((tx->origin + FL_WINDOW) & tx->mask);
+  uintptr_t to = (from + tx->used - FL_WINDOW + FL_PAGE - 1) & ~(uintptr_t)(FL_PAGE - 1);
+  tx->off = tx->origin;
+  tx->edge = tx->origin + FL_WINDOW;
+  tx->used = 0;
+  tx->turns = 0;
+  tx_extent(tx, tx->koff);
+  /* Nobody reads these pages any more: the receiver has copied out what lies before its tail. If the kernel refuses,
+   * they stay. */
+  from &= ~(uintptr_t)(FL_PAGE - 1);
+  int saved = errno;
+  if (getpagesize() == (int)FL_PAGE)
+    syscall(SYS_madvise, from, to - from, MADV_REMOVE);
+  FL_FAULT(tx_shrunk);
+  errno = saved;
 }
 
 /* The half of the tail that changes with every byte, as a futex. */
@@ -321,7 +386,7 @@ size_t fl_tx_owed(struct fl_tx *tx, uint64_t ktx, bool busy, struct fl_span span
   }
   if (!tx->owed)
     return 0;
-  /* what is unread has not been moved: only an empty ring starts again at offset 0 */
+  /* what is unread has not been moved: only an empty ring starts again at its beginning */
   size_t at = (size_t)(tx->off - tx->owed) & tx->mask, n = (size_t)tx->owed;
   size_t first = size - at < n ? size - at : n;
   span[0] = (struct fl_span){tx->ring + at, first};

@@ -6,17 +6,27 @@
  * The library knows no sockets. A connection has a second way for its bytes, the *kernel lane*; all that is known of it
  * here is a count: how many bytes went that way before a given byte of the ring ("koff").
  *
- * Layout of a segment (a sealed memfd of fl_segment_bytes()):
+ * Layout of a segment (a sealed memfd of fl_segment_bytes()), whose rings have `size` bytes each:
  *
- *     page 0        struct fl_segment: geometry, then the two directions' control blocks
- *     4096          ring bytes of direction 0
- *     4096 + size   ring bytes of direction 1
+ *     FL_WINDOW                  the ring of direction 1, `size` bytes: its last FL_WINDOW lie in the header page
+ *     size                       the header page: the end of that ring,
+ *     size + FL_WINDOW             struct fl_segment: geometry, and the two directions' control blocks,
+ *     size + 4096 - FL_WINDOW      and the beginning of
+ *                                the ring of direction 0, `size` bytes
+ *
+ * So both rings have a window in the header page, where an empty ring begins: at offset 0 of ring 0, and at offset
+ * size - FL_WINDOW of ring 1, whose offset 0 follows it as in any ring. A connection whose messages are small, and read
+ * before the next is sent, touches that one page.
  *
  * Ring and extents. The ring carries a pure byte stream: position p of the stream (0, 1, 2, ...) lies at a physical
  * offset that an *extent* gives: "from position pos on, bytes lie at off, off + 1, ... (modulo size), and koff bytes of
  * the kernel lane come before them". A new extent is written only when koff changes, or when the sender, finding the
- * ring empty, starts again at offset 0 so that request-response traffic stays within one page. There is no header per
- * message: streaming and small messages cost the same.
+ * ring empty, starts again at its beginning so that request-response traffic stays within one page. There is no header
+ * per message: streaming and small messages cost the same.
+ *
+ * Memory. The kernel allocates a page of a ring when it is first touched. The sender knows how far from the beginning
+ * it has come (`used`), has a limit for that, which its caller may raise when it finds the ring full, and gives the
+ * pages back when the ring is empty and has not been used for a while (fl_tx_shrink).
  *
  * Publication. The sender fills free space, writes the extent if one is needed, and then publishes everything with a
  * single compare-and-swap of the lane word from {head, WATCHING} to {head + n, WATCHING}. If the receiver went NATIVE
@@ -45,9 +55,10 @@
 #include <sys/uio.h>
 
 #define FL_SEGMENT_MAGIC 0x31676e6972746c66ull /* "fltring1" */
-#define FL_SEGMENT_VERSION 3u
+#define FL_SEGMENT_VERSION 4u
 #define FL_PAGE 4096u
-#define FL_EXTENTS 64u
+#define FL_WINDOW 1152u /* bytes of each ring in the header page; whole cache lines, two by two */
+#define FL_EXTENTS 16u  /* a power of two */
 #define FL_RING_MIN (16u << 10)
 #define FL_RING_MAX (64u << 20)
 
@@ -111,7 +122,7 @@ struct fl_segment {
   struct fl_lane lane[2];
 };
 
-_Static_assert(sizeof(struct fl_segment) <= FL_PAGE, "the control blocks fit one page");
+_Static_assert(sizeof(struct fl_segment) <= FL_PAGE - 2 * FL_WINDOW, "the header page has room for the control blocks");
 
 /* The sender's side. Private to the sending process (or to the processes of one fork family). */
 struct fl_tx {
@@ -120,10 +131,16 @@ struct fl_tx {
   uint64_t mask; /* ring size - 1 */
   uint64_t head; /* bytes published */
   uint64_t tail_seen;
-  uint64_t off;  /* physical offset of head */
-  uint64_t koff; /* koff of the extent in force */
+  uint64_t off;    /* physical offset of head */
+  uint64_t koff;   /* koff of the extent in force */
+  uint64_t origin; /* physical offset at which the ring begins */
+  uint64_t start;  /* the first whole page is so many bytes from there */
+  uint64_t used;   /* not farther from the origin than so many bytes it was written, since fl_tx_shrink */
+  uint64_t limit;  /* and not farther than this it may be; the caller's, at least FL_WINDOW */
+  uint64_t edge;   /* the window in which head lies ends here */
   uint32_t extent_head;
   uint32_t extent_tail_seen;
+  uint32_t turns;    /* times that the ring started again at the origin, since fl_tx_shrink */
   uint64_t returned; /* the receiver will never read what lies before this position */
   uint64_t owed;     /* and of that, so many bytes before head are still to be sent over the kernel lane */
   uint64_t pushed_at, elsewhere_at; /* what the next publication tells: the caller's */
@@ -173,21 +190,35 @@ struct fl_span {
 /* Bytes of a segment whose rings have ring_size bytes each. */
 static inline size_t fl_segment_bytes(uint32_t ring_size) { return FL_PAGE + 2 * (size_t)ring_size; }
 
+/* Where the header page lies in a segment of so many bytes. */
+static inline size_t fl_segment_page(size_t bytes) { return (bytes - FL_PAGE) / 2; }
+
+/* The control blocks of a segment of `bytes` bytes that is mapped at `base`, and back. */
+static inline struct fl_segment *fl_segment_at(void *base, size_t bytes) {
+  return (struct fl_segment *)((char *)base + fl_segment_page(bytes) + FL_WINDOW);
+}
+static inline void *fl_segment_base(struct fl_segment *seg, size_t bytes) {
+  return (char *)seg - FL_WINDOW - fl_segment_page(bytes);
+}
+
 /* Is ring_size a power of two between FL_RING_MIN and FL_RING_MAX? */
 bool fl_ring_size_valid(uint64_t ring_size);
 
-/* Writes the header of a fresh, zeroed, mapped segment of fl_segment_bytes(ring_size) bytes. Both lanes are NATIVE. */
-void fl_segment_init(struct fl_segment *seg, uint32_t ring_size);
+/*
+ * Writes the header of a fresh, zeroed segment of fl_segment_bytes(ring_size) bytes, mapped at `base`, and returns
+ * where it is. Both lanes are NATIVE.
+ */
+struct fl_segment *fl_segment_init(void *base, uint32_t ring_size);
 
 /*
- * Checks a mapped segment of `bytes` bytes that came from a peer. Returns its ring size, or 0 if it is not one that
- * this version understands. The value is read once: the caller uses what is returned, never the field.
+ * Checks a segment of `bytes` bytes that came from a peer and is mapped at `base`. Returns its ring size, or 0 if it is
+ * not one that this version understands.
  */
-uint32_t fl_segment_check(const struct fl_segment *seg, size_t bytes);
+uint32_t fl_segment_check(const void *base, size_t bytes);
 
 /*
  * Attaches the two private sides of one end to a mapped segment: end 0 sends on lane 0 and receives on lane 1, end 1
- * the other way round. The segment stays the caller's.
+ * the other way round. The segment stays the caller's. tx->limit is the whole ring.
  */
 void fl_attach(struct fl_segment *seg, uint32_t ring_size, int end, struct fl_tx *tx, struct fl_rx *rx);
 
@@ -205,6 +236,12 @@ enum fl_tx_result fl_tx_push(struct fl_tx *tx, const struct iovec *iov, size_t s
  */
 enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, struct iovec span[2]);
 enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n);
+
+/*
+ * Gives the memory of the ring back to the kernel, but for the window in the header page, if there is any, and if the
+ * receiver has read all that was ever published. A system call, which takes longer the more there is.
+ */
+void fl_tx_shrink(struct fl_tx *tx);
 
 /* Would a push of at least one byte succeed now? */
 enum fl_tx_result fl_tx_space(struct fl_tx *tx);

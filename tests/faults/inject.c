@@ -53,7 +53,8 @@ static const struct call {
     {__NR_recvmsg, "recvmsg", {EAGAIN, EINTR, ENOMEM}},
     {__NR_memfd_create, "memfd_create", {EMFILE, ENFILE, ENOMEM, EPERM, ENOSYS, EINVAL}},
     {__NR_ftruncate, "ftruncate", {ENOMEM, EINTR, ENOSPC, EPERM}},
-    {__NR_write, "write", {ENOMEM, ENOSPC, EINTR}},
+    {__NR_pwrite64, "pwrite64", {ENOMEM, ENOSPC, EINTR}}, /* of a segment's header page */
+    {__NR_write, "write", {EAGAIN}},                      /* of a bell: an eventfd knows no other error */
     {__NR_mmap, "mmap", {ENOMEM, EAGAIN, EPERM, ENFILE}},
     {__NR_munmap, "munmap", {0}},
     {__NR_madvise, "madvise", {0}},
@@ -175,7 +176,7 @@ static int segments(struct fl_segment *at[SEGMENTS]) {
       uintptr_t address = 0;
       for (char *p = line; *p != '-'; p++)
         address = address * 16 + (uintptr_t)(*p <= '9' ? *p - '0' : *p - 'a' + 10);
-      at[count++] = (struct fl_segment *)address;
+      at[count++] = fl_segment_at((void *)address, fl_segment_bytes(shared->ring));
     }
     line = *end ? end + 1 : end;
   }
@@ -207,7 +208,7 @@ static void spoil(struct fl_segment *seg) {
   struct fl_lane *lane = &seg->lane[random64() % 2];
   struct fl_extent *e = &lane->extents[random64() % FL_EXTENTS];
   uint32_t ring = shared->ring;
-  unsigned char *bytes = (unsigned char *)seg;
+  unsigned char *bytes = (unsigned char *)seg - FL_WINDOW; /* the header page */
 
   switch (random64() % 20) {
   case 0:
@@ -228,7 +229,7 @@ static void spoil(struct fl_segment *seg) {
   case 15: put64(&e->off, ring); break;
   case 16: bytes[random64() % FL_PAGE] = (unsigned char)random64(); break;
   case 17: memset(bytes + random64() % FL_PAGE / 2, (int)random64(), random64() % FL_PAGE / 2); break;
-  case 18: memset(seg, (int)(random64() % 3) - 1, FL_PAGE); break;
+  case 18: memset(bytes, (int)(random64() % 3) - 1, FL_PAGE); break;
   default:
     for (unsigned i = 0; i < FL_PAGE; i += 8)
       put64((_Atomic uint64_t *)(bytes + i), ring);

@@ -328,7 +328,7 @@ static bool names_left(const struct shared *s) {
 
   snprintf(port, sizeof port, "%04x", s->port);
   while (f && fgets(line, sizeof line, f)) {
-    const char *at = strstr(line, "@fastlocal/1/");
+    const char *at = strstr(line, "@fastlocal/2/");
     left |= at && strlen(at) > 85 && (strncmp(at + 45, port, 4) == 0 || strncmp(at + 82, port, 4) == 0);
   }
   if (f)

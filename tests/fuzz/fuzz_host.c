@@ -28,7 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (rc == 0 && m.type == FL_HOST_PAIRED) {
       MUST(p.seg && kernel_visitor_honest_memfd() && fl_ring_size_valid(p.ring_size) && p.ring_size == m.ring_size);
       MUST((p.end == 0 || p.end == 1) && p.bytes == fl_segment_bytes(p.ring_size));
-      fl_sys_munmap(p.seg, p.bytes);
+      fl_pairing_drop(&p);
     } else {
       MUST(!p.seg);
     }

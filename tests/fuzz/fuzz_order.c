@@ -7,11 +7,13 @@
 #include "input.h"
 #include "shmring/lane.h"
 
+#include <sys/mman.h>
+
 #define RING FL_RING_MIN
 #define KERNEL (1u << 20)
 #define MOST 20000
 
-static struct fl_segment *seg;
+static void *map; /* of the segment */
 static unsigned char buffer[MOST];
 static unsigned char *kernel; /* bytes of the kernel lane, never reused within one input */
 
@@ -33,9 +35,14 @@ static void make(uint64_t from, size_t n) {
 static void send_some(struct pair *p, struct input *in) {
   uint16_t v = take16(in);
   size_t n = v & 0x8000 ? 1 + (v & 0x7fff) % MOST : 1 + (v & 127), done = 0;
-  bool native = take8(in) % 16 == 0;
+  uint8_t how = take8(in) % 64;
+  bool native = how % 16 == 0;
   struct iovec iov = {buffer, n};
 
+  if (how == 1)
+    fl_tx_shrink(&p->tx);
+  if (how < 4)
+    p->tx.limit = how == 2 ? FL_WINDOW : how == 3 && p->tx.limit < RING ? p->tx.limit + FL_PAGE : RING;
   make(p->sent, n);
   if (!native) {
     MUST(fl_tx_push(&p->tx, &iov, 0, n, p->ktx, &done) != FL_TX_BROKEN);
@@ -105,13 +112,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   struct input in = {data, data + size};
   struct pair p = {0};
 
-  if (!seg)
-    seg = aligned_alloc(FL_PAGE, fl_segment_bytes(RING));
+  if (!map)
+    map = mmap(NULL, fl_segment_bytes(RING), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (!kernel)
     kernel = malloc(KERNEL);
-  MUST(seg && kernel);
-  memset(seg, 0, FL_PAGE);
-  fl_segment_init(seg, RING);
+  MUST(map != MAP_FAILED && kernel);
+  memset((char *)map + fl_segment_page(fl_segment_bytes(RING)), 0, FL_PAGE);
+  struct fl_segment *seg = fl_segment_init(map, RING);
   fl_attach(seg, RING, 0, &p.tx, &p.unused_rx);
   fl_attach(seg, RING, 1, &p.unused_tx, &p.rx);
   while (more(&in)) {

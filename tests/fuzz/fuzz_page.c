@@ -10,6 +10,7 @@
 #define RING FL_RING_MIN
 #define CHUNK 24576 /* more than a ring */
 
+static unsigned char *map; /* of the segment */
 static struct fl_segment *seg;
 static unsigned char data_out[CHUNK];
 
@@ -95,7 +96,7 @@ static void consume(struct end *e, struct input *in) {
 static void call(struct end *e, struct input *in) {
   bool interrupted;
 
-  switch (take8(in) % 20) {
+  switch (take8(in) % 22) {
   case 0:
   case 1:
   case 2: push(e, in); break;
@@ -127,6 +128,8 @@ static void call(struct end *e, struct input *in) {
   case 16: fl_rx_native_always(&e->rx); break;
   case 17:
   case 18: fl_rx_watch(&e->rx); break;
+  case 19: fl_tx_shrink(&e->tx); break;
+  case 20: e->tx.limit = take8(in) & 1 ? RING : FL_WINDOW + take8(in) % 3 * FL_PAGE; break;
   default:
     fl_tx_kernel_backlog(&e->tx, e->ktx);
     fl_rx_kernel_sent(&e->rx);
@@ -151,7 +154,7 @@ static void spoil(struct input *in) {
   } else if (which < 12) {
     *narrow[which - 8] = take8(in) & 1 ? take32(in) : *narrow[which - 8] + (uint32_t)(int8_t)take8(in);
   } else {
-    ((unsigned char *)seg)[take16(in) % FL_PAGE] = take8(in);
+    (map + fl_segment_page(fl_segment_bytes(RING)))[take16(in) % FL_PAGE] = take8(in);
   }
 }
 
@@ -159,11 +162,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   struct input in = {data, data + size};
   struct end e[2] = {0};
 
-  if (!seg)
-    seg = aligned_alloc(FL_PAGE, fl_segment_bytes(RING));
-  MUST(seg);
-  memset(seg, 0, FL_PAGE);
-  fl_segment_init(seg, RING);
+  if (!map)
+    map = aligned_alloc(FL_PAGE, fl_segment_bytes(RING));
+  MUST(map);
+  memset(map + fl_segment_page(fl_segment_bytes(RING)), 0, FL_PAGE);
+  seg = fl_segment_init(map, RING);
   for (int i = 0; i < 2; i++)
     fl_attach(seg, RING, i, &e[i].tx, &e[i].rx);
   for (int i = 0; i < 2; i++)

@@ -25,10 +25,10 @@ static struct fl_tuple a_tuple(bool v4) {
   return t;
 }
 
-static void drop(const struct fl_pairing *p) {
+static void drop(struct fl_pairing *p) {
   MUST(p->seg && fl_ring_size_valid(p->ring_size) && p->bytes == fl_segment_bytes(p->ring_size));
   MUST(p->end == 0 || p->end == 1);
-  fl_sys_munmap(p->seg, p->bytes);
+  fl_pairing_drop(p);
 }
 
 static void rendezvous(struct input *in, const struct fl_tuple *t) {

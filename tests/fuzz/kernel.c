@@ -248,14 +248,15 @@ static long map(size_t len) {
   mapped[i].at = at;
   mapped[i].len = len;
   uint8_t how = take8(in);
-  memset(at, 0, FL_PAGE);
-  fl_segment_init(at, hello_ring ? hello_ring : FL_RING_MIN);
+  uint32_t ring = fl_ring_size_valid(fl_segment_page(len)) ? (uint32_t)fl_segment_page(len) : 0;
+  size_t bytes = ring ? fl_segment_bytes(ring) : FL_PAGE;
+  memset((char *)at + fl_segment_page(bytes), 0, FL_PAGE);
+  struct fl_segment *seg = ring ? fl_segment_init(at, ring) : fl_segment_at(at, FL_PAGE);
   for (int k = how < 128 ? 0 : how & 15; k > 0; k--) {
     size_t where = take8(in) % 24; /* magic, version, size */
     uint8_t v = take8(in);
-    ((unsigned char *)at)[where] = v;
+    ((unsigned char *)seg)[where] = v;
   }
-  const struct fl_segment *seg = at;
   honest_memfd &= seg->magic == FL_SEGMENT_MAGIC && seg->version == FL_SEGMENT_VERSION && seg->ring_size == hello_ring;
   return (long)at;
 }

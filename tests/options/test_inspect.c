@@ -45,14 +45,14 @@ static struct fl_conn *add_conn(uint32_t index) {
   return c;
 }
 
-static void pair(struct fl_conn *c, uint32_t ring_size) {
-  struct fl_segment *seg =
-      mmap(NULL, fl_segment_bytes(ring_size), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+static struct fl_segment *pair(struct fl_conn *c, uint32_t ring_size) {
+  void *base = mmap(NULL, fl_segment_bytes(ring_size), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-  cr_assert_neq(seg, MAP_FAILED);
-  fl_segment_init(seg, ring_size);
+  cr_assert_neq(base, MAP_FAILED);
+  struct fl_segment *seg = fl_segment_init(base, ring_size);
   fl_attach(seg, ring_size, 0, &c->tx, &c->rx);
   c->phase = FL_PAIRED;
+  return seg;
 }
 
 static enum inspect_result look(void) { return inspect_process(getpid(), &found); }
@@ -111,8 +111,7 @@ Test(arena, a_paired_connection_and_the_states_of_its_lanes) {
   struct fl_tx peer_tx;
   size_t done;
 
-  pair(c, FL_RING_MIN);
-  fl_attach((struct fl_segment *)((char *)c->tx.ring - FL_PAGE), FL_RING_MIN, 1, &peer_tx, &peer_rx);
+  fl_attach(pair(c, FL_RING_MIN), FL_RING_MIN, 1, &peer_tx, &peer_rx);
   fl_rx_watch(&peer_rx);
   cr_assert_eq(fl_tx_push(&c->tx, &iov, 0, 5, 0, &done), FL_TX_OK);
   c->tuple = (struct fl_tuple){.local_port = htons(6379), .remote_port = htons(40000), .v4 = 1};

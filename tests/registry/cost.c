@@ -81,8 +81,8 @@ int main(void) {
     expect(result == FL_RDV_PAIRED, names[START_PAIRED]);
     TIMED(POLL_PAIRED, result = fl_rdv_poll(&rc, &pc));
     expect(result == FL_RDV_PAIRED, names[POLL_PAIRED]);
-    munmap(ps.seg, ps.bytes);
-    munmap(pc.seg, pc.bytes);
+    fl_pairing_drop(&ps);
+    fl_pairing_drop(&pc);
   }
   for (int w = 0; w < WHATS; w++) {
     qsort(times[w], ROUNDS, sizeof(double), by_value);

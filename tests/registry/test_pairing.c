@@ -29,8 +29,6 @@ static struct scene scene(enum family f) {
   return s;
 }
 
-static void unmap(struct fl_pairing *p) { munmap(p->seg, p->bytes); }
-
 /* Bytes go both ways through the segment. */
 static void exchange(const struct peer *p, const struct fl_pairing *mine) {
   struct iovec iov = {.iov_base = "from here", .iov_len = 9};
@@ -68,7 +66,7 @@ Test(pairing, gives_both_ends_one_segment) {
     cr_assert_eq(mine.ring_size, RING);
     cr_assert_eq(mine.bytes, fl_segment_bytes(RING));
     exchange(&s.p, &mine);
-    unmap(&mine);
+    fl_pairing_drop(&mine);
     peer_kill(&s.p);
   }
 }
@@ -512,8 +510,7 @@ static bool one_round(int fd, uint64_t round, uint64_t *rnd) {
   struct fl_pairing p;
   bool ok = pair_up(fd, rnd, &p) && same_segment(&p, round);
 
-  if (p.seg)
-    munmap(p.seg, p.bytes);
+  fl_pairing_drop(&p);
   return ok;
 }
 
@@ -575,7 +572,7 @@ Test(pairing, random_abandons_leave_nothing_behind, .timeout = 120) {
     for (uint64_t j = xorshift(&rnd) % 40; j > 0 && result == FL_RDV_WAIT; j--)
       result = fl_rdv_poll(&r, &p);
     if (result == FL_RDV_PAIRED)
-      unmap(&p);
+      fl_pairing_drop(&p);
     fl_rdv_abandon(&r);
     if (result != FL_RDV_PAIRED && result != FL_RDV_WAIT && result != FL_RDV_RETRY) {
       if (pid == 0)

@@ -51,7 +51,7 @@ static void still_pairs(struct wait_scene *s) {
   cr_assert_null(s->mine.seg);
   cr_assert_eq(tell(&s->p, OP_START).rc, FL_RDV_PAIRED);
   cr_assert_eq(poll_until(&s->rdv, &s->mine, 8), FL_RDV_PAIRED, "%s", strerror(s->rdv.error));
-  munmap(s->mine.seg, s->mine.bytes);
+  fl_pairing_drop(&s->mine);
   cr_assert_eq(count_fds(), s->fds - 1);
   peer_kill(&s->p);
 }
@@ -59,13 +59,13 @@ static void still_pairs(struct wait_scene *s) {
 /* A memfd like that of fl_segment_create, with these seals and this size. */
 static int memfd(unsigned seals, size_t size, uint32_t ring_size) {
   int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  struct fl_segment *seg;
+  void *base;
 
   cr_assert_eq(ftruncate(fd, (off_t)size), 0);
-  if (size >= FL_PAGE) {
-    seg = mmap(NULL, FL_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    fl_segment_init(seg, ring_size);
-    munmap(seg, FL_PAGE);
+  if (size >= fl_segment_bytes(ring_size)) {
+    base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    fl_segment_init(base, ring_size);
+    munmap(base, size);
   }
   cr_assert_eq(fcntl(fd, F_ADD_SEALS, seals), 0);
   return fd;
@@ -327,7 +327,7 @@ Test(visitor, that_speaks_as_it_is_sent_away_knows_it) {
     close(v.fd);
     cr_assert_eq(v.sent == 0, result == FL_RDV_PAIRED, "round %u: sent %d, result %d", i, v.sent, result);
     if (result == FL_RDV_PAIRED) {
-      munmap(s.mine.seg, s.mine.bytes);
+      fl_pairing_drop(&s.mine);
       paired++;
     } else {
       fl_rdv_abandon(&s.rdv);

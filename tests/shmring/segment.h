@@ -12,8 +12,8 @@
 
 struct pair {
   struct fl_segment *seg;
-  unsigned char *base;
-  struct fl_tx tx[2]; /* tx[0] sends to rx[1] */
+  unsigned char *base; /* of the segment */
+  struct fl_tx tx[2];  /* tx[0] sends to rx[1] */
   struct fl_rx rx[2];
 };
 
@@ -24,14 +24,16 @@ static inline struct pair pair_new(uint32_t ring) {
   p.base = mmap(NULL, bytes + 2 * FL_PAGE, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (p.base == MAP_FAILED || mprotect(p.base + FL_PAGE, bytes, PROT_READ | PROT_WRITE))
     abort();
-  p.seg = (struct fl_segment *)(p.base + FL_PAGE);
-  fl_segment_init(p.seg, ring);
+  p.base += FL_PAGE;
+  p.seg = fl_segment_init(p.base, ring);
   fl_attach(p.seg, ring, 0, &p.tx[0], &p.rx[0]);
   fl_attach(p.seg, ring, 1, &p.tx[1], &p.rx[1]);
   return p;
 }
 
-static inline void pair_free(struct pair *p, uint32_t ring) { munmap(p->base, fl_segment_bytes(ring) + 2 * FL_PAGE); }
+static inline void pair_free(struct pair *p, uint32_t ring) {
+  munmap(p->base - FL_PAGE, fl_segment_bytes(ring) + 2 * FL_PAGE);
+}
 
 static inline enum fl_tx_result push(struct fl_tx *tx, const void *bytes, size_t len, uint64_t koff, size_t *done) {
   struct iovec iov = {(void *)bytes, len};

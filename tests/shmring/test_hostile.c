@@ -49,7 +49,8 @@ static void scribble(struct fl_segment *seg, uint64_t *s, uint64_t head, uint64_
 }
 
 static void expect_inside(const struct pair *p, int lane, const void *base, size_t len) {
-  const unsigned char *ring = (const unsigned char *)p->seg + FL_PAGE + (size_t)lane * RING;
+  const unsigned char *page = p->base + fl_segment_page(fl_segment_bytes(RING));
+  const unsigned char *ring = lane ? page + FL_WINDOW - RING : page + FL_PAGE - FL_WINDOW;
   const unsigned char *at = base;
 
   cr_assert(len == 0 || (at >= ring && len <= RING && at + len <= ring + RING));
@@ -116,8 +117,8 @@ Test(hostile, rubbish_in_every_field_stays_inside_the_ring) {
   for (uint64_t seed = 1; seed <= SEEDS; seed++) {
     uint64_t s = seed, krx = 0;
 
-    memset(p.seg, 0, FL_PAGE);
-    fl_segment_init(p.seg, RING);
+    memset(p.seg, 0, sizeof *p.seg);
+    fl_segment_init(p.base, RING);
     fl_attach(p.seg, RING, 0, &p.tx[0], &p.rx[0]);
     for (unsigned round = 0; round < 12; round++) {
       scribble(p.seg, &s, rnd(&s) % 2 ? p.tx[0].head : p.rx[0].tail + rnd(&s) % 600,

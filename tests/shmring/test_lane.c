@@ -76,17 +76,19 @@ Test(lane, iovecs_are_gathered_from_skip_on) {
 }
 
 Test(lane, bytes_wrap_around_the_end_of_the_ring) {
-  push(tx, data, RING - 10, 0, &done);
-  expect_bytes(data, RING - 20, 0); /* ten stay, so that the ring may not start again at 0 */
+  const size_t n = RING - FL_WINDOW; /* begins behind the window of the header page, where so much does not fit */
+
+  push(tx, data, n - 10, 0, &done);
+  expect_bytes(data, n - 20, 0); /* ten stay, so that the ring may not start again */
   fl_rx_publish(rx);
-  cr_assert_eq(push(tx, data + RING - 10, 100, 0, &done), FL_TX_OK);
+  cr_assert_eq(push(tx, data + n - 10, 100, 0, &done), FL_TX_OK);
   cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_RING);
-  expect_bytes(data + RING - 20, 10, 0);
+  expect_bytes(data + n - 20, 10, 0);
   cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_RING);
   cr_assert_eq(span[0].len, 10);
   cr_assert_eq(span[1].len, 90);
-  cr_assert(memcmp(span[1].base, data + RING, 90) == 0);
-  expect_bytes(data + RING - 10, 100, 0);
+  cr_assert(memcmp(span[1].base, data + n, 90) == 0);
+  expect_bytes(data + n - 10, 100, 0);
 }
 
 Test(lane, kernel_bytes_that_were_sent_first_are_asked_for_first) {
@@ -100,41 +102,6 @@ Test(lane, kernel_bytes_that_were_sent_first_are_asked_for_first) {
   cr_assert_eq(fl_rx_peek(rx, 3, span, &need), FL_RX_KERNEL);
   cr_assert_eq(need, 2);
   expect_bytes((const unsigned char *)"b", 1, 5);
-}
-
-Test(lane, an_empty_ring_starts_again_at_offset_0) {
-  push(tx, data, 4000, 0, &done);
-  expect_bytes(data, 4000, 0);
-  fl_rx_publish(rx);
-  push(tx, data, 200, 0, &done);
-  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_RING);
-  cr_assert_eq(span[0].base, rx->ring);
-  expect_bytes(data, 200, 0);
-}
-
-Test(lane, a_ring_with_unread_bytes_does_not_start_again) {
-  push(tx, data, 4000, 0, &done);
-  expect_bytes(data, 3999, 0);
-  fl_rx_publish(rx);
-  push(tx, data + 4000, 200, 0, &done);
-  cr_assert_eq(tx->off, 4200);
-  expect_bytes(data + 3999, 201, 0);
-}
-
-Test(lane, a_start_at_0_whose_publication_failed_is_kept) {
-  struct iovec v[2];
-
-  push(tx, data, 4000, 0, &done);
-  expect_bytes(data, 4000, 0);
-  fl_rx_publish(rx);
-  fl_tx_reserve(tx, 200, 0, v);
-  fl_rx_native_always(rx);
-  cr_assert_eq(fl_tx_publish(tx, 200), FL_TX_NATIVE);
-  fl_rx_watch(rx);
-  cr_assert_eq(push(tx, data + 7, 300, 9, &done), FL_TX_OK);
-  cr_assert_eq(fl_rx_peek(rx, 0, span, &need), FL_RX_KERNEL);
-  cr_assert_eq(need, 9);
-  expect_bytes(data + 7, 300, 9);
 }
 
 Test(lane, a_full_ring_takes_a_prefix) {
@@ -281,24 +248,24 @@ Test(lane, only_powers_of_two_in_range_are_ring_sizes) {
 Test(lane, a_segment_with_a_bad_header_is_refused) {
   size_t bytes = fl_segment_bytes(RING);
 
-  cr_assert_eq(fl_segment_check(p.seg, bytes), RING);
-  cr_assert_eq(fl_segment_check(p.seg, bytes - 1), 0);
-  cr_assert_eq(fl_segment_check(p.seg, bytes + 1), 0);
+  cr_assert_eq(fl_segment_check(p.base, bytes), RING);
+  cr_assert_eq(fl_segment_check(p.base, bytes - 1), 0);
+  cr_assert_eq(fl_segment_check(p.base, bytes + 1), 0);
   p.seg->ring_size = 2 * RING;
-  cr_assert_eq(fl_segment_check(p.seg, bytes), 0);
+  cr_assert_eq(fl_segment_check(p.base, bytes), 0);
   p.seg->ring_size = 0;
-  cr_assert_eq(fl_segment_check(p.seg, fl_segment_bytes(0)), 0);
+  cr_assert_eq(fl_segment_check(p.base, fl_segment_bytes(0)), 0);
   p.seg->ring_size = RING;
   p.seg->version++;
-  cr_assert_eq(fl_segment_check(p.seg, bytes), 0);
+  cr_assert_eq(fl_segment_check(p.base, bytes), 0);
   p.seg->version--;
   p.seg->magic ^= 1;
-  cr_assert_eq(fl_segment_check(p.seg, bytes), 0);
+  cr_assert_eq(fl_segment_check(p.base, bytes), 0);
 }
 
 Test(lane, a_segment_smaller_than_its_header_is_not_read) {
   /* the page after the segment may not be touched */
-  const void *end = (const unsigned char *)p.seg + fl_segment_bytes(RING);
+  const void *end = p.base + fl_segment_bytes(RING);
 
   cr_assert_eq(fl_segment_check(end, 0), 0);
 }
