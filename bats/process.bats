@@ -130,6 +130,11 @@ no_files() { (ulimit -f 0 && run_program alone fsize) | cat; }
 }
 @test "the process waits, and may have no descriptor more than it waits for" { same alone nofile; }
 
+@test "descriptors in messages that nobody asked for are not kept" { same alone mail; }
+@test "close_range with CLOSE_RANGE_UNSHARE" { same alone range; }
+@test "a helper leaves O_NONBLOCK behind" { same alone flags; }
+@test "a descriptor is passed with bytes unread, and its old holder peeks" { same alone passed; }
+
 @test "bad addresses: what the kernel says, and nothing is lost" { same_on_rings fault; }
 
 @test "siglongjmp out of recv: the connection goes on" { same jumps recv; }

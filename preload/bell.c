@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "bell.h"
 
+#include <arpa/inet.h>
+#include <linux/filter.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
@@ -167,6 +170,27 @@ static socklen_t mailbox_address(uint64_t name, struct sockaddr_un *a) {
   return (socklen_t)(p - (char *)a);
 }
 
+/*
+ * Its name can be read in /proc/net/unix, and anybody may send to it. So the kernel is to throw away what comes without
+ * the key, while it is still the sender's: a message that is in the queue keeps others out, and may bring descriptors
+ * whose close takes long.
+ */
+static bool only_with_key(int fd, uint64_t key) {
+  uint32_t word[2];
+  enum { AT = offsetof(struct note, key) };
+
+  memcpy(word, &key, sizeof word);
+  struct sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0),          BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, sizeof(struct note), 0, 5),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, AT),         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohl(word[0]), 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, AT + 4),     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohl(word[1]), 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, sizeof(struct note)), BPF_STMT(BPF_RET | BPF_K, 0),
+  };
+  struct sock_fprog program = {sizeof code / sizeof code[0], code};
+
+  return fl_sys_setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0;
+}
+
 /* This process's mailbox; false if it has none. Lock held. */
 static bool mailbox_ready(void) {
   struct sockaddr_un a;
@@ -179,7 +203,7 @@ static bool mailbox_ready(void) {
   if (!mailbox.name || !mailbox.key)
     return false;
   int fd = fl_sys_socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd >= 0 && fl_sys_bind(fd, &a, mailbox_address(mailbox.name, &a)) < 0) {
+  if (fd >= 0 && (!only_with_key(fd, mailbox.key) || fl_sys_bind(fd, &a, mailbox_address(mailbox.name, &a)) < 0)) {
     fl_sys_close(fd);
     return false;
   }
@@ -241,6 +265,40 @@ static struct fl_peer_bell *peer_find(uint64_t id) {
   return NULL;
 }
 
+/* A place for one more. If there is none, one that nobody uses makes room: its process sent it and was never heard of
+ * again. */
+static struct fl_peer_bell *peer_room(void) {
+  static unsigned turn;
+
+  for (int i = 0; i < FL_BELLS_MAX; i++) {
+    struct fl_peer_bell *p = &peers[turn++ % FL_BELLS_MAX];
+    if (p->refs > 0)
+      continue;
+    if (p->id)
+      drop(p->fd);
+    *p = (struct fl_peer_bell){0};
+    return p;
+  }
+  return NULL;
+}
+
+/* The descriptor of a message that has exactly one, else -1; none is left open. */
+static int only_one(struct msghdr *msg) {
+  struct cmsghdr *c = CMSG_FIRSTHDR(msg);
+  int fd[2] = {-1, -1}; /* there is room for two, by the alignment */
+
+  if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0))
+    return -1;
+  size_t n = c->cmsg_len - CMSG_LEN(0);
+  memcpy(fd, CMSG_DATA(c), n < sizeof fd ? n : sizeof fd);
+  if (fd[1] < 0 && !(msg->msg_flags & MSG_CTRUNC))
+    return fd[0];
+  for (int i = 0; i < 2; i++)
+    if (fd[i] >= 0)
+      fl_sys_close(fd[i]);
+  return -1;
+}
+
 /* One message of the mailbox; false if there is none. Lock held. */
 static bool mailbox_take(void) {
   struct note n = {0};
@@ -248,18 +306,15 @@ static bool mailbox_take(void) {
   struct iovec iov = {&n, sizeof n};
   struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
   ssize_t got = fl_sys_recvmsg(mailbox.fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  int fd = -1;
 
   if (got < 0)
     return false;
-  struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-  if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof fd))
-    memcpy(&fd, CMSG_DATA(c), sizeof fd);
+  int fd = only_one(&msg);
   if (fd < 0)
     return true;
   struct fl_peer_bell *p = NULL;
   if (got == (ssize_t)sizeof n && n.magic == NOTE_MAGIC && n.key == mailbox.key && n.id && !peer_find(n.id))
-    p = peer_find(0);
+    p = peer_room();
   if (!p || !is_eventfd(fd)) {
     fl_sys_close(fd);
     return true;

@@ -86,6 +86,8 @@ bool fl_conn_holders_purge(struct fl_conn *c) {
         continue; /* still shared until this is known */
       if (agree == FL_DIFFER)
         fl_conn_pin(c, FL_WHY_COUNTS);
+      else if (fd >= 0)
+        fl_pair_options(c, fd); /* O_NONBLOCK belongs to all of them, and many programs leave it behind */
     }
     fl_conn_holder_drop(c, pid);
   }

@@ -363,6 +363,10 @@ void fl_pair_tick(struct fl_conn *c, int fd, size_t n);
 enum fl_agree { FL_AGREE, FL_DIFFER, FL_UNSURE };
 enum fl_agree fl_pair_counts(struct fl_conn *c, int fd);
 
+/* Looks which options fd has: those that were set before the table knew it, that a listener handed down, or that
+ * another process set whom we do not see. What the ring cannot honour pins c. */
+void fl_pair_options(struct fl_conn *c, int fd);
+
 /* A signal handler jumped out of a native call on c, which may have moved bytes that nobody counted: if it has, or if
  * that cannot be seen, the connection stays on TCP. */
 void fl_pair_jumped(struct fl_conn *c, int fd);

@@ -3,6 +3,7 @@
  * preload/fd_hooks.c - the exported functions that make, copy, change and close descriptors.
  */
 #include <errno.h>
+#include <linux/close_range.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "io.h"
 #include "log.h"
 #include "process.h"
+#include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
 #include "tramp.h"
@@ -200,7 +202,11 @@ static void drop_private(unsigned first, unsigned last) {
 }
 
 FL_EXPORT int close_range(unsigned first, unsigned last, int flags) {
-  if (fl_fds_size && first <= last && flags == 0 && !fl_in_vfork_child()) {
+  /* a thread that takes its descriptors away from the others is not followed; in a process that has no others it closes
+   */
+  bool closes = flags == 0 || (flags == CLOSE_RANGE_UNSHARE && fl_raw_single());
+
+  if (fl_fds_size && first <= last && closes && !fl_in_vfork_child()) {
     forget_range(first, last);
     drop_private(first, last);
   }

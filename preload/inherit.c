@@ -122,6 +122,7 @@ int fl_inherit_save(struct fl_conn *c, int fd, int32_t pid, bool take, struct fl
       *before = take ? c->rx : (struct fl_rx){0};
       if (take)
         c->rx = walk; /* the tail is not published: exec may fail */
+      fl_tx_flag(&c->tx, FL_FLAG_LEFT);
     }
   }
   if (memfd >= 0)

@@ -166,8 +166,7 @@ static void virtual_options(struct fl_conn *c, int fd) {
     fl_sys_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
-/* Options that were set before the table knew the descriptor, or that a listener handed down. */
-static void inherited_options(struct fl_conn *c, int fd) {
+void fl_pair_options(struct fl_conn *c, int fd) {
   static const struct {
     int level, name, from; /* pins if the value is at least `from` */
   } pins[] = {
@@ -215,7 +214,7 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
   fl_rx_taken(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed));
   FL_FAULT(pair_attached);
   virtual_options(c, fd);
-  inherited_options(c, fd);
+  fl_pair_options(c, fd);
   /* Bells are given to processes of the same user. Who the other end is, fastlocald does not say; and a mailbox is not
    * to be reached from another network namespace anyway. */
   fl_bell_paired(c, !l->asks_host && l->rdv.peer_uid == (uid_t)fl_syscall6(__NR_geteuid, 0, 0, 0, 0, 0, 0));

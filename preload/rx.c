@@ -195,12 +195,13 @@ static void conn_reset(struct fl_conn *c, int fd) {
 /* A peer that was killed while bytes for it lay in our ring: TCP would have answered those with a reset, not with an
  * EOF. */
 static bool eof_is_reset(struct fl_conn *c) {
-  return !(fl_rx_flags(&c->rx) & FL_FLAG_FIN) && fl_tx_unconsumed(&c->tx) > 0 &&
+  return !(fl_rx_flags(&c->rx) & (FL_FLAG_FIN | FL_FLAG_LEFT)) && fl_tx_unconsumed(&c->tx) > 0 &&
          !atomic_exchange_explicit(&c->reset, 1, memory_order_acq_rel);
 }
 
 bool fl_rx_quiet(const struct fl_conn *c) {
-  return fl_rx_kernel_intent(&c->rx) == atomic_load_explicit(&c->krx, memory_order_relaxed) && !fl_rx_flags(&c->rx);
+  return fl_rx_kernel_intent(&c->rx) == atomic_load_explicit(&c->krx, memory_order_relaxed) &&
+         !(fl_rx_flags(&c->rx) & FL_FLAG_FIN);
 }
 
 enum spin { SPIN_AGAIN, SPIN_KERNEL, SPIN_SLEEP, SPIN_SIGNAL, SPIN_GONE };
@@ -509,6 +510,7 @@ static size_t kernel_peek(int fd, const struct fl_io *io, size_t at, size_t befo
 
 /* MSG_PEEK: walks both lanes in order, on a copy of the cursor. 0: nothing is there. Lock held. */
 static size_t peek(struct fl_conn *c, int fd, const struct fl_io *io) {
+  fl_rx_pending(&c->rx); /* what was asked back, and is void now, the copy would skip and the cursor not */
   struct fl_rx walk = c->rx;
   struct fl_span span[2];
   uint64_t need, krx = atomic_load_explicit(&c->krx, memory_order_relaxed), seen = 0;

@@ -81,7 +81,8 @@ struct fl_extent {
 };
 
 /* Flags that a sender leaves for its receiver before it says the same through the kernel lane. */
-#define FL_FLAG_FIN 1u /* the sender ended its direction in an orderly way (shutdown or close) */
+#define FL_FLAG_FIN 1u  /* the sender ended its direction in an orderly way (shutdown or close) */
+#define FL_FLAG_LEFT 2u /* it became another program, which has what it had not read of the other direction's ring */
 
 /* One direction. Who writes what: `word` both; the rest of its line, which a sender has when it publishes, and the
  * sender's line only the sender; the receiver's line only the receiver. */

@@ -5,8 +5,16 @@
  *   alone lanes    sends by turns in ways that take the one lane and the other, and nothing is read meanwhile
  *   alone fsize    may write no files (RLIMIT_FSIZE)
  *   alone nofile   may open nothing more (RLIMIT_NOFILE), and waits
+ *   alone range    closes with close_range(CLOSE_RANGE_UNSHARE), and the number comes back as that of a file
+ *   alone flags    a helper that is not followed sets O_NONBLOCK
+ *   alone passed   passes a descriptor on with bytes unread, and goes on reading, with MSG_PEEK at first
+ *   alone mail     gets descriptors that it did not ask for, from anybody
  */
+#include <linux/close_range.h>
 #include <pthread.h>
+#include <stddef.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 
 #include "common.h"
 
@@ -106,9 +114,172 @@ static void nofile(void) {
   say("went on\n");
 }
 
+/* ---- range ---- */
+
+static void range(void) {
+  char buf[64] = "";
+  int fd;
+
+  talk(400);
+  send_all(a, "a message that nobody reads", 27);
+  if (syscall(SYS_close_range, b, b, CLOSE_RANGE_UNSHARE))
+    die("close_range");
+  while ((fd = open("/proc/self/comm", O_RDONLY)) < b)
+    if (fd < 0)
+      die("open");
+  say("read %zd bytes of %s", read(b, buf, sizeof buf), buf);
+}
+
+/* ---- flags ---- */
+
+static void set_nonblock(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
+
+static void flags(const char *self) {
+  unsigned char buf[64] = "";
+  char number[16];
+  char *argv[] = {(char *)self, (char *)"helper", number, NULL}, *none[] = {NULL};
+  pthread_t thread;
+  pid_t pid;
+
+  talk(400);
+  pthread_create(&thread, NULL, send_later, buf); /* a receiver that sleeps, and has its way of being woken */
+  for (int i = 0; i < 4; i++)
+    recv_all(b, buf, sizeof buf);
+  pthread_join(thread, NULL);
+  snprintf(number, sizeof number, "%d", b);
+  if (posix_spawn(&pid, "/proc/self/exe", NULL, NULL, argv, none))
+    die("posix_spawn");
+  reap(pid, "helper");
+  awake = true;
+  talk(5000);
+  ssize_t n = recv(b, buf, sizeof buf, 0);
+  say("received %zd, %s\n", n, strerror(errno));
+}
+
+/* ---- passed ---- */
+
+static void *wait_for_input(void *fd) {
+  struct pollfd p = {.fd = *(int *)fd, .events = POLLIN};
+
+  poll(&p, 1, -1); /* the other end of what is passed: it sends what was unread once more, if it is asked to */
+  return NULL;
+}
+
+static void passed(void) {
+  unsigned char out[2000], in[sizeof out + 64];
+  int pair[2];
+  pthread_t thread;
+  char room[CMSG_SPACE(sizeof(int))] = "", c = 0;
+  struct iovec iov = {&c, 1};
+  struct msghdr msg = {
+      .msg_iov = &iov, .msg_iovlen = 1, .msg_control = room, .msg_controllen = CMSG_SPACE(sizeof(int))};
+
+  talk(400);
+  fill(out, sizeof out, 1);
+  for (size_t i = 0; i < sizeof out; i += 100)
+    send_all(a, out + i, 100);
+  pthread_create(&thread, NULL, wait_for_input, &a);
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+    die("socketpair");
+  *CMSG_FIRSTHDR(&msg) = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+  memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), &b, sizeof b);
+  if (sendmsg(pair[0], &msg, 0) != 1)
+    die("sendmsg");
+  if (recv(b, in, 100, MSG_PEEK) != 100 || memcmp(in, out, 100) != 0)
+    die("peek");
+  recv_all(b, in, sizeof out);
+  say("the bytes are %s\n", memcmp(in, out, sizeof out) ? "wrong" : "right");
+  say("and %zd more\n", recv(b, in, sizeof in, MSG_DONTWAIT));
+  send_all(b, out, 1);
+  pthread_join(thread, NULL);
+}
+
+/* ---- mail ---- */
+
+static void *sleep_in_recv(void *fd) {
+  char c;
+
+  recv_all(*(int *)fd, &c, 1);
+  return NULL;
+}
+
+/* Copies of the pipe to where this process gets bells. Anybody could: the name is to be read in /proc/net/unix. */
+static void send_junk(const int pipe[2]) {
+  int s = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  union {
+    struct cmsghdr h;
+    char room[CMSG_SPACE(2 * sizeof(int))];
+  } control;
+
+  for (int fd = 0; fd < 4096; fd++) {
+    struct sockaddr_un to = {0};
+    socklen_t len = sizeof to;
+    if (getsockname(fd, (struct sockaddr *)&to, &len) < 0 || to.sun_family != AF_UNIX ||
+        strncmp(to.sun_path + 1, "fastlocal/bell/", 15) != 0)
+      continue;
+    for (int i = 0; i < 20; i++) {
+      char note[24] = "flbell";
+      struct iovec iov = {note, sizeof note};
+      struct msghdr msg = {.msg_name = &to,
+                           .msg_namelen = len,
+                           .msg_iov = &iov,
+                           .msg_iovlen = 1,
+                           .msg_control = &control,
+                           .msg_controllen = sizeof control};
+      control.h = (struct cmsghdr){CMSG_LEN(2 * sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+      memcpy(CMSG_DATA(&control.h), pipe, 2 * sizeof(int));
+      sendmsg(s, &msg, 0);
+    }
+  }
+  close(s);
+}
+
+/* How many descriptors of this process are that pipe? */
+static int copies(int fd) {
+  struct stat want, s;
+  int n = 0;
+
+  fstat(fd, &want);
+  for (int i = 0; i < 4096; i++)
+    n += fstat(i, &s) == 0 && s.st_ino == want.st_ino && s.st_dev == want.st_dev;
+  return n;
+}
+
+static void mail(void) {
+  unsigned char buf[64] = "";
+  int junk[2], a1, b1;
+  pthread_t sleeper, sender;
+
+  if (pipe(junk))
+    die("pipe");
+  talk(400);
+  a1 = a;
+  b1 = b;
+  begin();
+  talk(400);
+  send_junk(junk);
+  /* two that sleep at a time, so that more bells are asked for */
+  pthread_create(&sleeper, NULL, sleep_in_recv, &b1);
+  for (int round = 0; round < 5; round++) {
+    struct timespec ts = {0, 10000000};
+    nanosleep(&ts, NULL);
+    pthread_create(&sender, NULL, send_later, buf);
+    for (int i = 0; i < 4; i++)
+      recv_all(b, buf, sizeof buf);
+    pthread_join(sender, NULL);
+  }
+  send_all(a1, buf, 1);
+  pthread_join(sleeper, NULL);
+  say("%d descriptors of the pipe\n", copies(junk[0]));
+}
+
 int main(int argc, char **argv) {
   const char *what = argc > 1 ? argv[1] : "";
 
+  if (!strcmp(what, "helper")) {
+    set_nonblock(atoi(argv[2]));
+    return 0;
+  }
   begin();
   if (!strcmp(what, "lanes"))
     lanes();
@@ -116,6 +287,14 @@ int main(int argc, char **argv) {
     fsize();
   else if (!strcmp(what, "nofile"))
     nofile();
+  else if (!strcmp(what, "range"))
+    range();
+  else if (!strcmp(what, "flags"))
+    flags(argv[0]);
+  else if (!strcmp(what, "passed"))
+    passed();
+  else if (!strcmp(what, "mail"))
+    mail();
   else
     die("which?");
   return 0;

@@ -132,6 +132,8 @@ static void peer(int port, const char *way, const char *how) {
       recv_all(fd, buf, sizeof buf);
       send_all(fd, buf, sizeof buf);
     }
+  else
+    say("peer: then %zd\n", recv(fd, buf, sizeof buf, 0));
   close(fd);
   _exit(0);
 }
