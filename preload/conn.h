@@ -104,7 +104,8 @@ struct fl_conn {
   _Atomic uint8_t reset;         /* the ring showed rubbish: reads fail with ECONNRESET */
   _Atomic uint8_t checked;       /* known to be TCP */
   _Atomic uint8_t shut_wr;
-  _Atomic uint8_t timed;   /* FL_TIMED_*: SO_RCVTIMEO, SO_SNDTIMEO were set */
+  _Atomic uint8_t oob_inline; /* SO_OOBINLINE */
+  _Atomic uint8_t timed;      /* FL_TIMED_*: SO_RCVTIMEO, SO_SNDTIMEO were set */
   _Atomic uint8_t closed;  /* this family's last descriptor is gone; the slot waits for threads that are still inside */
   _Atomic int32_t fd_hint; /* some descriptor of it where it was opened: for people and `fastlocal stat` only */
   _Atomic int32_t holder[FL_HOLDERS]; /* pids of the processes that hold a descriptor, 0 free; -1 unknown holder */
@@ -151,7 +152,7 @@ struct fl_local {
 
   /* From here to rdv: cleared for each connection (fl_conn_open). The first line is all that the most of them use. */
   _Atomic int32_t nfds;
-  _Atomic bool polled; /* seen in poll or select: a nonblocking receiver comes back through a hooked wait */
+  _Atomic bool polled; /* seen in poll, select or epoll: a nonblocking receiver comes back through a hooked wait */
   bool rdv_open;
   bool has_parked;
   bool asks_host;                       /* the peer is not in this network namespace: fastlocald is asked */

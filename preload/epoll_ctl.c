@@ -152,6 +152,8 @@ static void item_set(struct fl_item *it, int epfd, const struct epoll_event *eve
   struct fl_epoll *set = it->set;
   struct fl_conn *c = it->conn;
 
+  /* also if the registration goes again: programs that register for each single wait (eventlet) */
+  atomic_store_explicit(&fl_local_of(c)->polled, true, memory_order_relaxed);
   it->events = event->events;
   it->data = event->data;
   it->seen = UINT64_MAX; /* what is there now is news */

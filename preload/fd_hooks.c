@@ -321,8 +321,7 @@ static bool option_pins(int level, int name, const void *value, socklen_t len) {
     case SO_TIMESTAMPING:
     case SO_TIMESTAMP_NEW:
     case SO_TIMESTAMPNS_NEW:
-    case SO_TIMESTAMPING_NEW:
-    case SO_OOBINLINE: return v != 0;
+    case SO_TIMESTAMPING_NEW: return v != 0;
     case SO_PEEK_OFF: return v >= 0;
     }
   if (level == IPPROTO_TCP)
@@ -354,6 +353,8 @@ FL_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen
     return r;
   if (option_pins(level, name, value, len))
     fl_conn_pin(c, FL_WHY_OPTION);
+  if (level == SOL_SOCKET && name == SO_OOBINLINE && len >= sizeof(int))
+    atomic_store_explicit(&c->oob_inline, *(const int *)value != 0, memory_order_relaxed);
   if (level == SOL_SOCKET &&
       (name == SO_RCVTIMEO || name == SO_SNDTIMEO)) /* never taken back: costs an EINTR at most */
     atomic_fetch_or_explicit(&c->timed, name == SO_RCVTIMEO ? FL_TIMED_RX : FL_TIMED_TX, memory_order_relaxed);

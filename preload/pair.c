@@ -171,8 +171,8 @@ void fl_pair_options(struct fl_conn *c, int fd) {
     int level, name, from; /* pins if the value is at least `from` */
   } pins[] = {
       {SOL_SOCKET, SO_RCVLOWAT, 2},     {SOL_SOCKET, SO_TIMESTAMP, 1}, {SOL_SOCKET, SO_TIMESTAMPNS, 1},
-      {SOL_SOCKET, SO_TIMESTAMPING, 1}, {SOL_SOCKET, SO_OOBINLINE, 1}, {SOL_SOCKET, SO_ZEROCOPY, 1},
-      {SOL_SOCKET, SO_PEEK_OFF, 0},     {IPPROTO_TCP, TCP_INQ, 1},
+      {SOL_SOCKET, SO_TIMESTAMPING, 1}, {SOL_SOCKET, SO_ZEROCOPY, 1},  {SOL_SOCKET, SO_PEEK_OFF, 0},
+      {IPPROTO_TCP, TCP_INQ, 1},
   };
   char ulp[16] = "";
   socklen_t len;
@@ -183,6 +183,10 @@ void fl_pair_options(struct fl_conn *c, int fd) {
     if (fl_sys_getsockopt(fd, pins[i].level, pins[i].name, &v, &len) == 0 && v >= pins[i].from)
       fl_conn_pin(c, FL_WHY_OPTION);
   }
+  int oob_inline = 0;
+  len = sizeof oob_inline;
+  if (fl_sys_getsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &oob_inline, &len) == 0)
+    atomic_store_explicit(&c->oob_inline, oob_inline != 0, memory_order_relaxed);
   len = sizeof ulp;
   if (fl_sys_getsockopt(fd, IPPROTO_TCP, TCP_ULP, ulp, &len) == 0 && ulp[0])
     fl_conn_pin(c, FL_WHY_OPTION);

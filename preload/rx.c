@@ -128,6 +128,14 @@ static bool kernel_has(int fd) {
   return fl_sys_ioctl(fd, FIONREAD, &n) == 0 && n > 0;
 }
 
+/* A receive that has bytes ends where urgent data begins. (Without SO_OOBINLINE the kernel counts none there.) */
+static bool at_mark(const struct fl_conn *c, int fd) {
+  int mark = 0;
+
+  return FL_UNLIKELY(atomic_load_explicit(&c->oob_inline, memory_order_relaxed)) &&
+         fl_sys_ioctl(fd, SIOCATMARK, &mark) == 0 && mark;
+}
+
 /* ---- helpers ---- */
 
 /* Copies spans into the iovecs from byte `at` on; returns the count, 0 if the application's buffer cannot be written.
@@ -529,7 +537,7 @@ static size_t peek(struct fl_conn *c, int fd, const struct fl_io *io) {
     if (r == FL_RX_BROKEN || (r == FL_RX_EMPTY && (got == 0 || fl_rx_quiet(c))))
       break;
     size_t max = r == FL_RX_KERNEL && need < io->len - got ? (size_t)need : io->len - got;
-    size_t n = kernel_peek(fd, io, got, (size_t)seen, max);
+    size_t n = got && at_mark(c, fd) ? 0 : kernel_peek(fd, io, got, (size_t)seen, max);
     seen += n;
     got += n;
     if (n < max || r == FL_RX_EMPTY)
@@ -546,7 +554,7 @@ static size_t peek(struct fl_conn *c, int fd, const struct fl_io *io) {
 static ssize_t take_sent(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
   uint64_t krx = atomic_load_explicit(&c->krx, memory_order_relaxed), sent = fl_rx_kernel_sent(&c->rx);
 
-  if (FL_LIKELY(sent <= krx) || fl_rx_head(&c->rx) != c->rx.tail)
+  if (FL_LIKELY(sent <= krx) || fl_rx_head(&c->rx) != c->rx.tail || (got && at_mark(c, fd)))
     return 0;
   return kernel_take(c, fd, io, got, sent - krx < io->len - got ? (size_t)(sent - krx) : io->len - got);
 }
@@ -687,7 +695,7 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         break;
       if (!fl_rx_native(&c->rx, c->rx.tail))
         continue;
-      ssize_t n = kernel_has(fd) ? kernel_take(c, fd, io, got, io->len - got) : 0;
+      ssize_t n = kernel_has(fd) && !at_mark(c, fd) ? kernel_take(c, fd, io, got, io->len - got) : 0;
       if (n > 0)
         got += (size_t)n;
       fl_conn_watch(c);

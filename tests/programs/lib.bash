@@ -56,8 +56,9 @@ digest() { md5sum | cut -d' ' -f1; }
 make_file() { openssl enc -aes-128-ctr -K 00 -iv 00 -in /dev/zero 2>/dev/null | head -c "$2" >"$1"; }
 
 stop_servers() {
-  local server pid name status tries
-  for server in "${SERVERS[@]}"; do
+  local i server pid name status tries
+  for ((i = ${#SERVERS[@]} - 1; i >= 0; i--)); do # first those that use others
+    server=${SERVERS[i]}
     pid=${server%%:*} name=${server#*:} status=0
     kill -TERM "$pid" 2>/dev/null
     for ((tries = 0; tries < 400; tries++)); do
