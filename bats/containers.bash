@@ -31,8 +31,8 @@ bundle() {
   mv "$dir/new.json" "$dir/config.json"
 }
 
-# WORD...: as a JSON array; none of them has more than one line
-words() { if (($#)); then printf '%s\n' "$@" | jq -R . | jq -s .; else echo '[]'; fi; }
+# WORD...: as a JSON array
+words() { if (($#)); then printf "%s\0" "$@" | jq -Rs "split(\"\\u0000\") | if last == \"\" then .[:-1] else . end"; else echo "[]"; fi; }
 
 # END NAME CMD...: runs it in the foreground of this shell, with the library if that end has it
 run_container() {

@@ -269,7 +269,7 @@ FL_EXPORT int fcntl64(int fd, int cmd, ...) {
   return after_fcntl(fd, cmd, (long)arg, REAL(fcntl64)(fd, cmd, arg));
 }
 
-FL_EXPORT int ioctl(int fd, unsigned long request, ...) {
+FL_EXPORT int ioctl(int fd, fl_ioctl_request request, ...) {
   va_list ap;
 
   va_start(ap, request);
@@ -277,11 +277,11 @@ FL_EXPORT int ioctl(int fd, unsigned long request, ...) {
   va_end(ap);
   int r = REAL(ioctl)(fd, request, arg);
   struct fl_conn *c = fl_conn_of(fd);
-  if (r >= 0 && request == FIONBIO)
+  if (r >= 0 && (unsigned long)request == FIONBIO)
     stream_nonblock(fd, *(int *)arg != 0);
   if (FL_LIKELY(!c) || r < 0)
     return r;
-  if (request == FIONBIO) {
+  if ((unsigned long)request == FIONBIO) {
     atomic_store_explicit(&c->nonblock, *(int *)arg != 0, memory_order_relaxed);
   } else if (request == FIOASYNC) {
     if (*(int *)arg)

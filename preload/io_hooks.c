@@ -158,7 +158,7 @@ FL_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags) {
 
 /* One message at a time, as the kernel does; its timeout, too, is looked at only between messages. An error of the
  * connection is reported before any message, and the end of the stream fills all of them. */
-FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struct timespec *timeout) {
+FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, fl_mmsg_flags flags, struct timespec *timeout) {
   struct fl_conn *c = fl_conn_of(fd);
   unsigned done = 0;
 
@@ -315,7 +315,7 @@ FL_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags) {
   return fl_send(c, fd, &io);
 }
 
-FL_EXPORT int sendmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags) {
+FL_EXPORT int sendmmsg(int fd, struct mmsghdr *vec, unsigned n, fl_mmsg_flags flags) {
   struct fl_conn *c = fl_conn_of(fd);
   unsigned done = 0;
 

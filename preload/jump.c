@@ -15,7 +15,9 @@ FL_TLS struct fl_held *fl_held_top __attribute__((visibility("hidden")));
 
 _Noreturn void __longjmp_chk(struct __jmp_buf_tag env[1], int value);
 
-#if defined(__x86_64__) && !defined(__ILP32__)
+#if defined(__x86_64__) && !defined(__ILP32__) && !defined(__GLIBC__)
+static uintptr_t target(const struct __jmp_buf_tag *env) { return env->__jb[6]; } /* musl */
+#elif defined(__x86_64__) && !defined(__ILP32__)
 /* glibc's jmp_buf: the seventh word is the stack pointer, rotated and mixed with a secret of the process. */
 static uintptr_t target(const struct __jmp_buf_tag *env) {
   uintptr_t sp = (uintptr_t)env->__jmpbuf[6], guard;

@@ -1,19 +1,34 @@
 /* SPDX-License-Identifier: MIT */
 #include "raw.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "real.h"
 #include "registry/sys.h"
 #include "trampoline/tramp.h"
 
-extern char __libc_single_threaded __attribute__((weak)); /* since glibc 2.32 */
-
 FL_TLS bool fl_raw_nocancel;
 
-bool fl_raw_single(void) { return &__libc_single_threaded && __libc_single_threaded; }
+/* Since glibc 2.32; by name, as a reference would keep the library from loading with an older one. */
+bool fl_raw_single(void) {
+  static const char *_Atomic single;
+  const char *s = atomic_load_explicit(&single, memory_order_relaxed); /* the same whoever stores it */
+
+  if (FL_UNLIKELY(!s)) {
+    static const char unknown = 0;
+    s = dlsym(RTLD_DEFAULT, "__libc_single_threaded");
+    if (!s)
+      s = &unknown;
+    atomic_store_explicit(&single, s, memory_order_relaxed);
+  }
+  return *s;
+}
+
+#ifdef __GLIBC__ /* else there are no trampolines */
 
 static long result(long r) {
   if (FL_UNLIKELY((unsigned long)r > -4096ul)) {
@@ -60,7 +75,7 @@ static ssize_t raw_recvfrom(int fd, void *restrict buf, size_t n, int flags, str
 }
 static ssize_t raw_recv(int fd, void *buf, size_t n, int flags) { return POINT(__NR_recvfrom, fd, buf, n, flags); }
 static ssize_t raw_recvmsg(int fd, struct msghdr *msg, int flags) { return POINT(__NR_recvmsg, fd, msg, flags); }
-static int raw_recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags, struct timespec *timeout) {
+static int raw_recvmmsg(int fd, struct mmsghdr *vec, unsigned n, fl_mmsg_flags flags, struct timespec *timeout) {
   return (int)POINT(__NR_recvmmsg, fd, vec, n, flags, timeout);
 }
 static ssize_t raw_sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *to, socklen_t len) {
@@ -68,7 +83,7 @@ static ssize_t raw_sendto(int fd, const void *buf, size_t n, int flags, const st
 }
 static ssize_t raw_send(int fd, const void *buf, size_t n, int flags) { return POINT(__NR_sendto, fd, buf, n, flags); }
 static ssize_t raw_sendmsg(int fd, const struct msghdr *msg, int flags) { return POINT(__NR_sendmsg, fd, msg, flags); }
-static int raw_sendmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags) {
+static int raw_sendmmsg(int fd, struct mmsghdr *vec, unsigned n, fl_mmsg_flags flags) {
   return (int)POINT(__NR_sendmmsg, fd, vec, n, flags);
 }
 static ssize_t raw_sendfile(int out, int in, off_t *at, size_t n) { return PLAIN(__NR_sendfile, out, in, at, n); }
@@ -101,7 +116,7 @@ static int raw_close_range(unsigned first, unsigned last, int flags) {
 static int raw_dup(int fd) { return (int)PLAIN(__NR_dup, fd); }
 static int raw_dup2(int old, int new) { return (int)PLAIN(__NR_dup2, old, new); }
 static int raw_dup3(int old, int new, int flags) { return (int)PLAIN(__NR_dup3, old, new, flags); }
-static int raw_ioctl(int fd, unsigned long request, ...) {
+static int raw_ioctl(int fd, fl_ioctl_request request, ...) {
   va_list ap;
 
   va_start(ap, request);
@@ -209,3 +224,5 @@ void fl_raw_undo(void) {
   X(fcntl64)
 #undef X
 }
+
+#endif

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "conn.h"
+#include "real.h"
 
 /* Set while a call is answered that is no cancellation point: one made by syscall(), or by a program's own instruction.
  */
@@ -21,7 +22,7 @@ extern FL_TLS bool fl_raw_nocancel;
 /* What the hooks use in place of pthread_testcancel. */
 static inline void fl_testcancel(void) {
   if (FL_LIKELY(!fl_raw_nocancel))
-    pthread_testcancel();
+    fl_real_testcancel();
 }
 
 /* Is this process known to have one thread only? Then none can be cancelled asynchronously. */

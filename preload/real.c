@@ -6,6 +6,9 @@
 
 struct fl_real fl_real;
 
+static void nothing(void) {}
+void (*fl_real_testcancel)(void) = nothing;
+
 static int missing(void) {
   errno = ENOSYS;
   return -1;
@@ -26,4 +29,7 @@ void fl_real_init(void) {
     fl_real_one((void **)&fl_real.name, #name);
   FL_REAL_FUNCTIONS(X)
 #undef X
+  void (*f)(void) = (void (*)(void))dlsym(RTLD_DEFAULT, "pthread_testcancel");
+  if (f)
+    fl_real_testcancel = f;
 }

@@ -24,6 +24,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* What libcs write differently. */
+#ifdef __GLIBC__
+typedef unsigned long fl_ioctl_request;
+typedef int fl_mmsg_flags;
+#define FL_SIGSET_WORDS __val
+#else
+typedef int fl_ioctl_request;
+typedef unsigned fl_mmsg_flags;
+#define FL_SIGSET_WORDS __bits
+#endif
+
 /* Aliases that only fortified programs call, and functions that older headers do not declare. */
 ssize_t __read_chk(int, void *, size_t, size_t);
 ssize_t __recv_chk(int, void *, size_t, size_t, int);
@@ -56,6 +67,10 @@ struct fl_real {
 };
 
 extern __attribute__((visibility("hidden"))) struct fl_real fl_real;
+
+/* pthread_testcancel. Before glibc 2.34 that is libpthread's: a process without it has no thread that could be
+ * cancelled, and this does nothing. */
+extern __attribute__((visibility("hidden"))) void (*fl_real_testcancel)(void);
 
 /* Resolves all of them; those that this libc does not have stay NULL. Idempotent. */
 void fl_real_init(void);

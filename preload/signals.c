@@ -213,7 +213,7 @@ FL_EXPORT sighandler_t sigset(int sig, sighandler_t disposition) {
 
   sigemptyset(&set);
   if (sigaddset(&set, sig) != 0 || (!hold && install(sig, &act, &old) != 0) ||
-      pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, &blocked) != 0)
+      sigprocmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, &blocked) != 0) /* of this thread, with all libcs for Linux */
     return SIG_ERR;
   if (sigismember(&blocked, sig))
     return SIG_HOLD;
@@ -228,7 +228,7 @@ FL_EXPORT int sigvec(int sig, const struct fl_sigvec *vec, struct fl_sigvec *old
 
   if (vec) {
     act.sa_handler = vec->sv_handler;
-    act.sa_mask.__val[0] = (unsigned)vec->sv_mask;
+    act.sa_mask.FL_SIGSET_WORDS[0] = (unsigned)vec->sv_mask;
     act.sa_flags = (vec->sv_flags & FL_SV_ONSTACK ? SA_ONSTACK : 0) |
                    (vec->sv_flags & FL_SV_INTERRUPT ? 0 : SA_RESTART) |
                    (vec->sv_flags & FL_SV_RESETHAND ? (int)SA_RESETHAND : 0);
@@ -237,7 +237,7 @@ FL_EXPORT int sigvec(int sig, const struct fl_sigvec *vec, struct fl_sigvec *old
     return -1;
   if (old) {
     old->sv_handler = was.sa_handler;
-    old->sv_mask = (int)was.sa_mask.__val[0];
+    old->sv_mask = (int)was.sa_mask.FL_SIGSET_WORDS[0];
     old->sv_flags = (was.sa_flags & SA_ONSTACK ? FL_SV_ONSTACK : 0) |
                     (was.sa_flags & SA_RESTART ? 0 : FL_SV_INTERRUPT) |
                     (was.sa_flags & (int)SA_RESETHAND ? FL_SV_RESETHAND : 0);

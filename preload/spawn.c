@@ -38,6 +38,7 @@ struct action {
 
 enum { UNKNOWN_YET, READABLE, OPAQUE };
 
+#ifdef __GLIBC__
 /* Does this libc's list look as we think? Then *tag is what stands for a dup2. */
 static bool actions_known(int *tag) {
   static _Atomic int state; /* relaxed: every thread finds the same */
@@ -76,6 +77,9 @@ static bool actions_pass(const posix_spawn_file_actions_t *actions, const struct
       return true;
   return false;
 }
+#else
+static bool actions_pass(const posix_spawn_file_actions_t *actions, const struct fl_conn *c) { return actions; }
+#endif
 
 /* ---- lending ---- */
 
@@ -153,6 +157,7 @@ FL_EXPORT int system(const char *command) {
 
 /* ---- popen ---- */
 
+#ifdef __GLIBC__
 /* The helper's pid: in glibc it follows the FILE and its table of functions. Believed only if it is a child of ours. */
 static pid_t popen_pid(FILE *f) {
   siginfo_t info;
@@ -163,6 +168,9 @@ static pid_t popen_pid(FILE *f) {
     return 0;
   return pid;
 }
+#else
+static pid_t popen_pid(FILE *f) { return 0; }
+#endif
 
 static void pin_one(struct fl_conn *c, struct fl_local *l, void *arg) {
   if (fl_holder_count(c, *(int32_t *)arg))

@@ -20,13 +20,13 @@
 
 #define LINE 1024
 
+#ifdef __GLIBC__
 int __vsnprintf_chk(char *, size_t, int, size_t, const char *, va_list);
+#else
+#define __vsnprintf_chk(text, room, flag, size, format, ap) vsnprintf(text, room, format, ap)
+#endif
 
 /* ---- streams ---- */
-
-static int fd_of(void *cookie) { return (int)(intptr_t)cookie; }
-
-static ssize_t stream_read(void *cookie, char *buf, size_t n) { return read(fd_of(cookie), buf, n); }
 
 static ssize_t write_all(int fd, const char *buf, size_t n) {
   size_t done = 0;
@@ -39,6 +39,11 @@ static ssize_t write_all(int fd, const char *buf, size_t n) {
   }
   return (ssize_t)done;
 }
+
+#ifdef __GLIBC__
+static int fd_of(void *cookie) { return (int)(intptr_t)cookie; }
+
+static ssize_t stream_read(void *cookie, char *buf, size_t n) { return read(fd_of(cookie), buf, n); }
 
 static ssize_t stream_write(void *cookie, const char *buf, size_t n) { return write_all(fd_of(cookie), buf, n); }
 
@@ -76,6 +81,10 @@ static FILE *exchange(FILE *libcs, int fd, const char *mode) {
   errno = saved;
   return f;
 }
+#else
+/* Nothing is known of what a FILE holds: the connection is pinned. */
+static FILE *exchange(FILE *libcs, int fd, const char *mode) { return NULL; }
+#endif
 
 FL_EXPORT FILE *fdopen(int fd, const char *mode) {
   uintptr_t e = fl_entry(fd);

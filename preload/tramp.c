@@ -23,6 +23,8 @@
 
 bool fl_tramp_stdio;
 
+#ifdef __GLIBC__
+
 void fl_tramp_note(int fd, bool ours) {
   static _Atomic bool high; /* a descriptor whose low 16 bits are another's: bytes stay set from then on */
 
@@ -269,3 +271,14 @@ void fl_tramp_start(void) {
   }
   fl_decode_close();
 }
+
+#else
+
+void fl_tramp_note(int fd, bool ours) {}
+
+void fl_tramp_start(void) {
+  if (fl_options.tramp != FL_TRAMP_OFF)
+    fl_log(FL_LOG_INFO, "no trampolines: this libc is not glibc");
+}
+
+#endif

@@ -2,6 +2,7 @@
 /* shmring/wait.c - see wait.h. Every figure below is explained in docs/design.md, "Waiting". */
 #include "wait.h"
 
+#include <dlfcn.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -22,9 +23,9 @@
 #define GAP_MIN 16u
 #define GAP_MAX 256u
 
-/* rseq (glibc 2.35 and later): offset of struct rseq from the thread pointer, and its size, 0 if not registered. */
-extern const ptrdiff_t __rseq_offset __attribute__((weak));
-extern const unsigned int __rseq_size __attribute__((weak));
+/* rseq (glibc 2.35 and later): offset of struct rseq's cpu_id from the thread pointer; 0: not registered. Looked up by
+ * name: a reference, though weak, would keep the library from loading with an older glibc. */
+static ptrdiff_t rseq_cpu;
 
 /* All relaxed: hints, of which a stale value costs a microsecond at most. */
 static _Atomic uint64_t mult, inverse;   /* nanoseconds per tick and ticks per nanosecond, 32.32 fixed point */
@@ -88,12 +89,19 @@ uint64_t fl_ticks_to_ns(uint64_t ticks) { return ticks; }
 uint64_t fl_ns_to_ticks(uint64_t ns) { return ns; }
 #endif
 
+__attribute__((constructor)) static void find_rseq(void) {
+  const ptrdiff_t *offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
+  const unsigned *size = dlsym(RTLD_DEFAULT, "__rseq_size");
+
+  if (offset && size && *size)
+    rseq_cpu = *offset + 4; /* struct rseq: cpu_id_start, cpu_id; the kernel keeps them up to date */
+}
+
 int fl_cpu(void) {
 #if defined(__x86_64__) || defined(__aarch64__)
-  if (&__rseq_size && __rseq_size) {
+  if (rseq_cpu) {
     const char *tp = __builtin_thread_pointer();
-    /* struct rseq: cpu_id_start, cpu_id; the kernel keeps them up to date */
-    int cpu = *(const volatile int *)(tp + __rseq_offset + 4);
+    int cpu = *(const volatile int *)(tp + rseq_cpu);
     if (cpu >= 0)
       return cpu;
   }
