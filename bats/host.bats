@@ -198,6 +198,89 @@ END
   leave_spaces
 }
 
+# A daemon that may not read sequence numbers.
+weak_registry() {
+  local with=$REGISTRY
+  REGISTRY=$T/weak
+  printf '#!/bin/sh\nexec setpriv --bounding-set=-bpf,-perfmon,-sys_admin %s "$@"\n' "$with" >"$REGISTRY"
+  chmod a+x "$REGISTRY"
+  registry "$@"
+  REGISTRY=$with
+}
+
+@test "a daemon that may not read sequence numbers refuses to start, and says so" {
+  need_registry
+  ((EUID == 0)) || skip "needs root"
+  local status=0
+  plain setpriv --bounding-set=-bpf,-perfmon,-sys_admin "$REGISTRY" --socket "$T/sock" 2>"$T/err" || status=$?
+  assert_equal "$status" 1
+  grep -q 'needs CAP_BPF and CAP_PERFMON' "$T/err"
+  grep -q 'refusing to match connections by less' "$T/err"
+}
+
+@test "where the policy allows it, addresses and counts are compared instead: not behind address translation" {
+  need_spaces
+  need_registry
+  mode both
+  bridge
+  uplink
+  translate -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 10.77.1.1:5000
+  echo 'without_proof = "compare";' >"$T/policy"
+  weak_registry --policy "$T/policy"
+  grep -q 'which is no proof' "$T/registry.err"
+  same_as_tcp conversation a b 10.77.1.1 5000
+  assert_all_paired
+  : >"$STATS"
+  same_as_tcp conversation a d 10.77.2.254 8080
+  assert_unpaired
+  # no socket that was compared is kept
+  as_self
+  only_its_own() { (($(find "/proc/$(pid_of registry)/fd" -lname 'socket:*' | wc -l) == 1)); }
+  wait_for 10 only_its_own || fail "the registry keeps sockets"
+  # the policy forbids it later on
+  echo 'without_proof = "refuse";' >"$T/policy"
+  kill -HUP "$(pid_of registry)"
+  wait_for 10 grep -q 'policy reloaded' "$T/registry.err"
+  : >"$STATS"
+  same_as_tcp conversation a b 10.77.1.1 5000
+  assert_unpaired
+  plain env FASTLOCAL_REGISTRY="$T/run/registry.sock" "$TOOL" doctor >"$T/doctor" || true
+  grep -q '^BAD *registry .*needs CAP_BPF' "$T/doctor"
+  leave_spaces
+}
+
+@test "comparing: the same addresses and ports in namespaces that have nothing to do with each other" {
+  need_spaces
+  need_registry
+  mode both
+  local n
+  for n in 1 2; do
+    space "p$n"
+    space "q$n"
+    inside "p$n" ip link add eth0 type veth peer name eth0 netns "${SPACES[q$n]}"
+    inside "p$n" ip addr add 10.77.1.1/24 dev eth0
+    inside "q$n" ip addr add 10.77.1.2/24 dev eth0
+    inside "p$n" ip link set eth0 up
+    inside "q$n" ip link set eth0 up
+    inside "q$n" sysctl -qw net.ipv4.ip_local_port_range="40000 40000"
+  done
+  echo 'without_proof = "compare";' >"$T/policy"
+  weak_registry --policy "$T/policy"
+  # of each connection one end has the library, and these two ends look as if they belonged together
+  mode server && echo_in p1 10.77.1.1 5000
+  mode none && echo_in p2 10.77.1.1 5000
+  in_space q1
+  background nobody talk-1 "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 1 300 100 0.004
+  mode client
+  talk_in q2 10.77.1.1 5000 1 300 1000 0.004 >"$T/talk.out"
+  as_self
+  finish talk-1
+  stop echo-p1
+  stop echo-p2
+  assert_unpaired
+  leave_spaces
+}
+
 @test "counters for Prometheus" {
   need curl
   need_spaces

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <uthash.h>
 
+#include "compare.h"
 #include "policy.h"
 #include "prove.h"
 #include "registry/host.h"
@@ -50,11 +51,11 @@ struct question {
     uint64_t id;
   } key;
   struct proof proof;
-  uint64_t cookie; /* of the TCP socket */
+  struct fl_tuple tuple; /* of the TCP socket */
+  int held;              /* compare.h: a duplicate of it while the question waits, -1 */
   uint32_t ring_size;
-  uint16_t local_port, remote_port; /* host byte order */
-  uint64_t since;                   /* now_ns() */
-  struct question *other;           /* the other end, once paired */
+  uint64_t since;         /* now_ns() */
+  struct question *other; /* the other end, once paired */
   UT_hash_handle hh;
   struct question *same_prev, *same_next; /* waiting, and with the same received_from */
   struct question *age_prev, *age_next;   /* waiting, oldest first */
@@ -68,6 +69,7 @@ struct counters {
 
 struct daemon {
   int epoll, listener;
+  bool compares;  /* sequence numbers cannot be read, and the policy was to compare (compare.h) */
   bool listening; /* the listener is in the set: there is room for clients */
   struct policy *policy;
   struct client *clients, *paused;
@@ -100,7 +102,8 @@ void match_ask(struct client *c, const struct fl_host_message *m, int tcp_fd);
 /* It does not ask any more, or the connection is closed. */
 void match_forget(struct client *c, uint64_t id);
 void match_forget_all(struct client *c);
-/* Drops questions that waited too long. Returns the milliseconds until there may be more, -1 if none wait. */
+/* Drops questions that waited too long, and compares those that may belong together. Returns the milliseconds until
+ * there may be more to do, -1 if none wait. */
 int match_expire(uint64_t now);
 
 /* ---- metrics.c ---- */

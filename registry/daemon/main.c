@@ -249,8 +249,12 @@ int main(int argc, char **argv) {
   if (a.check)
     return EXIT_SUCCESS;
   if (prove_init(err, sizeof(err)) < 0) {
-    say(SD_ERR, "%s", err);
-    return EXIT_FAILURE;
+    d.compares = policy_compares(d.policy);
+    say(d.compares ? SD_WARNING : SD_ERR, "%s", err);
+    if (!d.compares) {
+      say(SD_ERR, "refusing to match connections by less (without_proof in the policy)");
+      return EXIT_FAILURE;
+    }
   }
   more_descriptors();
   bool own = (d.listener = passed_socket()) == -1;
@@ -268,7 +272,11 @@ int main(int argc, char **argv) {
   int metrics = a.metrics ? listen_at(a.metrics, SOCK_STREAM, 0600) : -1;
   if (a.metrics && (metrics < 0 || !metrics_open(metrics)))
     return EXIT_FAILURE;
-  say(SD_INFO, "connections are matched by their sequence numbers");
+  if (d.compares)
+    say(SD_WARNING, "connections are matched by addresses and counts of bytes, which is no proof; behind address "
+                    "translation none is");
+  else
+    say(SD_INFO, "connections are matched by their sequence numbers");
   sd_notify(0, "READY=1");
   run(signals, &a);
   sd_notify(0, "STOPPING=1");

@@ -2,6 +2,7 @@
 /* registry/daemon/match.c - questions, and which two of them belong together. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,6 +85,13 @@ static void count_pair(const struct question *q, int one) {
   o->memory += (uint64_t)((int64_t)one * (int64_t)fl_segment_bytes(q->ring_size));
 }
 
+/* The socket that was kept for comparing. */
+static void let_go(struct question *q) {
+  if (q->held >= 0)
+    close_passed(&q->held, 1);
+  q->held = -1;
+}
+
 /* Frees it, wherever it is: waiting, paired, or neither. The other end of a pair goes on alone, for it was told. */
 static void drop(struct question *q, bool waiting) {
   if (waiting)
@@ -101,6 +109,7 @@ static void drop(struct question *q, bool waiting) {
   }
   HASH_DELETE(hh, all, q);
   DL_DELETE2(q->key.client->questions, q, own_prev, own_next);
+  let_go(q);
   free(q);
 }
 
@@ -114,14 +123,6 @@ void match_forget(struct client *c, uint64_t id) {
 void match_forget_all(struct client *c) {
   while (c->questions)
     drop(c->questions, c->questions->other == NULL);
-}
-
-int match_expire(uint64_t now) {
-  while (by_age && now - by_age->since >= EXPIRE_NS) {
-    d.counters.expired++;
-    drop(by_age, true);
-  }
-  return by_age ? (int)((EXPIRE_NS - (now - by_age->since)) / 1000000) + 1 : -1;
 }
 
 /* ---- answers ---- */
@@ -174,8 +175,8 @@ static bool over_limit(const struct question *q) {
 }
 
 static bool allowed(const struct question *a, const struct question *b) {
-  struct party x = {&a->key.client->who, a->local_port, a->remote_port};
-  struct party y = {&b->key.client->who, b->local_port, b->remote_port};
+  struct party x = {&a->key.client->who, ntohs(a->tuple.local_port), ntohs(a->tuple.remote_port)};
+  struct party y = {&b->key.client->who, ntohs(b->tuple.local_port), ntohs(b->tuple.remote_port)};
 
   return policy_allows(d.policy, &x, &y);
 }
@@ -201,6 +202,8 @@ static void introduce(struct question *q, struct question *p) {
   }
   fl_pairing_drop(&segment);
   stop_waiting(p);
+  let_go(p);
+  let_go(q);
   q->other = p;
   p->other = q;
   count_pair(q, 1);
@@ -221,7 +224,8 @@ static unsigned candidates(const struct question *q, struct question **found) {
 
   for (uint32_t syn = 0; syn <= 1; syn++)
     for (struct question *p = waiting_for(q->proof.sent_from + syn); p; p = p->same_next)
-      if (prove_match(&q->proof, &p->proof) && p->cookie != q->cookie) {
+      if (prove_match(&q->proof, &p->proof) && p->tuple.cookie != q->tuple.cookie &&
+          (!d.compares || compare_equal(q->held, &q->tuple, p->held, &p->tuple))) {
         *found = p;
         n++;
       }
@@ -237,7 +241,7 @@ static struct question *rival(struct question *q) {
     next = p->same_next;
     if (p->proof.sent_from != q->proof.sent_from)
       continue;
-    if (p->cookie != q->cookie)
+    if (p->tuple.cookie != q->tuple.cookie)
       return p;
     drop(p, true);
   }
@@ -248,17 +252,17 @@ static struct question *rival(struct question *q) {
 static bool examine(int fd, struct question *q) {
   struct tcp_info info;
   socklen_t len = sizeof(info);
-  struct fl_tuple t;
 
-  if (fl_tuple_of(fd, &t) < 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+  if (fl_tuple_of(fd, &q->tuple) < 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
     return false;
   if (info.tcpi_state != TCP_ESTABLISHED && info.tcpi_state != TCP_CLOSE_WAIT && info.tcpi_state != TCP_FIN_WAIT1 &&
       info.tcpi_state != TCP_FIN_WAIT2)
     return false;
-  q->local_port = ntohs(t.local_port);
-  q->remote_port = ntohs(t.remote_port);
-  q->cookie = t.cookie;
-  return prove_read(fd, &q->proof) == 0;
+  if (!d.compares)
+    return prove_read(fd, &q->proof) == 0;
+  q->proof = compare_proof(&q->tuple);
+  q->held = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  return q->held >= 0;
 }
 
 static struct question *question_new(struct client *c, const struct fl_host_message *m) {
@@ -270,6 +274,7 @@ static struct question *question_new(struct client *c, const struct fl_host_mess
   q->key.id = m->id;
   q->ring_size = m->ring_size;
   q->since = now_ns();
+  q->held = -1;
   HASH_ADD(hh, all, key, sizeof(q->key), q);
   DL_APPEND2(c->questions, q, own_prev, own_next);
   return q;
@@ -284,6 +289,11 @@ void match_ask(struct client *c, const struct fl_host_message *m, int tcp_fd) {
   q = question_new(c, m);
   if (!q)
     return;
+  if (d.compares && !policy_compares(d.policy)) {
+    answer(q, FL_HOST_REFUSED, FL_HOST_WHY_NO_PROOF);
+    drop(q, false);
+    return;
+  }
   if (!fl_ring_size_valid(m->ring_size) || !examine(tcp_fd, q)) {
     answer(q, FL_HOST_REFUSED, FL_HOST_WHY_SOCKET);
     drop(q, false);
@@ -299,4 +309,50 @@ void match_ask(struct client *c, const struct fl_host_message *m, int tcp_fd) {
     answer(q, FL_HOST_BUSY, FL_HOST_WHY_LIMIT);
     drop(q, false);
   }
+}
+
+/* ---- time ---- */
+
+/* One of those that wait and are compared with each other; false: nothing has changed. */
+static bool compare_one(struct question *q, uint64_t now) {
+  struct question *p;
+  unsigned n = candidates(q, &p);
+
+  if (n == 0 && now - q->since < COMPARE_HOLD_NS)
+    return false;
+  if (n == 1) {
+    stop_waiting(q);
+    introduce(q, p);
+    return true;
+  }
+  /* the peer has not come, or there are several: perhaps later */
+  answer(q, FL_HOST_BUSY, FL_HOST_WHY_LIMIT);
+  drop(q, true);
+  return true;
+}
+
+static void compare_all(uint64_t now) {
+  static uint64_t due;
+  struct question *q = by_age;
+
+  if (now < due)
+    return;
+  due = now + COMPARE_AGAIN_MS * 1000000u;
+  while (q) {
+    struct question *next = q->age_next;
+    /* what it was introduced to may be the next one: begin anew */
+    q = compare_one(q, now) ? by_age : next;
+  }
+}
+
+int match_expire(uint64_t now) {
+  if (d.compares)
+    compare_all(now);
+  while (by_age && now - by_age->since >= EXPIRE_NS) {
+    d.counters.expired++;
+    drop(by_age, true);
+  }
+  if (!by_age)
+    return -1;
+  return d.compares ? COMPARE_AGAIN_MS : (int)((EXPIRE_NS - (now - by_age->since)) / 1000000) + 1;
 }

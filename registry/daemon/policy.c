@@ -25,6 +25,7 @@ struct policy {
   struct limits limits;
   struct rule *rules; /* the first that fits decides */
   unsigned nrules;
+  bool compares;
 };
 
 static const struct limits preset = {
@@ -216,6 +217,14 @@ static void read_limits(struct reader *r, struct policy *p, const config_setting
   }
 }
 
+static void read_without_proof(struct reader *r, struct policy *p, const config_setting_t *s) {
+  const char *what = config_setting_get_string(s);
+
+  p->compares = what && strcmp(what, "compare") == 0;
+  if (!p->compares && (!what || strcmp(what, "refuse") != 0))
+    wrong(r, s, "\"refuse\" or \"compare\"");
+}
+
 static void read_all(struct reader *r, struct policy *p, const config_setting_t *root) {
   for (int i = 0; i < config_setting_length(root); i++) {
     const config_setting_t *s = config_setting_get_elem(root, (unsigned)i);
@@ -224,6 +233,8 @@ static void read_all(struct reader *r, struct policy *p, const config_setting_t 
       read_rules(r, p, s);
     else if (strcmp(config_setting_name(s), "limits") == 0)
       read_limits(r, p, s);
+    else if (strcmp(config_setting_name(s), "without_proof") == 0)
+      read_without_proof(r, p, s);
     else
       complain(r, config_setting_source_line(s), "there is no setting %s", config_setting_name(s));
   }
@@ -268,6 +279,8 @@ void policy_free(struct policy *p) {
   free(p->rules);
   free(p);
 }
+
+bool policy_compares(const struct policy *p) { return p->compares; }
 
 const struct limits *policy_limits(const struct policy *p) { return &p->limits; }
 

@@ -43,5 +43,8 @@ void policy_free(struct policy *p);
 
 const struct limits *policy_limits(const struct policy *p);
 
+/* Where sequence numbers cannot be read: may addresses and counts be compared instead (compare.h)? */
+bool policy_compares(const struct policy *p);
+
 /* May these two share memory? */
 bool policy_allows(const struct policy *p, const struct party *a, const struct party *b);

@@ -38,6 +38,13 @@ int prove_read(int fd, struct proof *out) {
   return v & 0x80 ? -EPERM : 0;
 }
 
+/* Only with d.compares, which is false. */
+struct proof compare_proof(const struct fl_tuple *t) {
+  return (struct proof){0};
+}
+bool compare_equal(int a, const struct fl_tuple *ta, int b, const struct fl_tuple *tb) { return false; }
+bool policy_compares(const struct policy *p) { return false; }
+
 const struct limits *policy_limits(const struct policy *p) {
   static const struct limits small = {.clients = 3, .waiting = 4, .pairs = 3, .memory = 4u << 20, .rate = 64};
   (void)p;
