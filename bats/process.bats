@@ -128,6 +128,11 @@ no_files() { (ulimit -f 0 && run_program alone fsize) | cat; }
   same_as_tcp no_files
   grep -q 'went on' "$T/library.txt"
 }
+few_addresses() { (ulimit -v 160000 && run_program alone memory); }
+@test "the program may not have many addresses" {
+  mode both
+  same_as_tcp few_addresses
+}
 @test "the process waits, and may have no descriptor more than it waits for" { same alone nofile; }
 
 @test "descriptors in messages that nobody asked for are not kept" { same alone mail; }
@@ -177,4 +182,5 @@ no_files() { (ulimit -f 0 && run_program alone fsize) | cat; }
 @test "seccomp by syscall(): no call of ours meets the filter, unread bytes arrive" { same sandbox syscall; }
 @test "seccomp, strict: no call of ours meets it" { same sandbox strict; }
 @test "seccomp: a question is no filter, the connection stays on the ring" { same_on_rings sandbox ask; }
+@test "seccomp in a forked child: the parent is on the ring" { same_on_rings sandbox child; }
 @test "seccomp after the other end closed: unread bytes are there" { same sandbox ended; }

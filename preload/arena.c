@@ -15,6 +15,7 @@
 #include "tramp.h"
 
 #define FDS_MAX (1u << 20)
+#define FEW_ADDRESSES (4ull << 30)
 
 _Atomic uintptr_t *fl_fds;
 unsigned fl_fds_size;
@@ -82,7 +83,18 @@ static bool arena_map(void) {
   return true;
 }
 
+/* The tables take some seventy megabytes of addresses, of which little is ever touched. Where addresses are counted
+ * (RLIMIT_AS) these might be what the program lacks then. */
+static bool few_addresses(void) {
+  struct rlimit rl = {.rlim_cur = RLIM_INFINITY};
+
+  fl_syscall6(__NR_prlimit64, 0, RLIMIT_AS, 0, (long)&rl, 0, 0);
+  return rl.rlim_cur < FEW_ADDRESSES;
+}
+
 bool fl_process_init(void) {
+  if (few_addresses())
+    return false;
   int32_t *wiped = fl_sys_map_private(4096);
 
   fl_self.pid = fl_sys_getpid();
@@ -113,7 +125,7 @@ uintptr_t fl_fds_set(int fd, uintptr_t entry) {
 /* ---- locks ---- */
 
 enum fl_locked fl_lock_slow(fl_lock_t *lock, int32_t me) {
-  uint64_t begin = fl_now(), second = fl_ns_to_ticks(1000000000u);
+  uint64_t last = fl_now(), waited = 0, second = fl_ns_to_ticks(1000000000u), slice = second / 64;
 
   for (unsigned n = 1;; n++) {
     int32_t owner = 0;
@@ -134,7 +146,12 @@ enum fl_locked fl_lock_slow(fl_lock_t *lock, int32_t me) {
       if (atomic_compare_exchange_strong_explicit(lock, &owner, me, memory_order_acquire, memory_order_relaxed))
         return FL_LOCKED;
     }
-    if (fl_now() - begin > second)
+    /* of a long time between two looks little counts: all of the process may have been stopped, and the owner with it
+     */
+    uint64_t now = fl_now();
+    waited += now - last < slice ? now - last : slice;
+    last = now;
+    if (waited > second)
       return FL_REENTERED;
   }
 }

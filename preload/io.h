@@ -85,7 +85,7 @@ bool fl_rx_ready(struct fl_conn *c, uint64_t *seen);
 /* The peer says that it sent nothing on the kernel lane that is not consumed, and announced no end. A hint. */
 bool fl_rx_quiet(const struct fl_conn *c);
 
-/* Sum of the lengths, or -1 if it overflows or there are too many (the kernel then says so itself). */
+/* Sum of the lengths, as far as one call goes, or -1 if the kernel is to say what is wrong with them. */
 ssize_t fl_iov_len(const struct iovec *iov, int n);
 
 /* Can all of this be read? What a hook looks into, and the call would not, is asked about first: an address that is bad

@@ -33,7 +33,9 @@ static bool forbids(long number, const long *arg) {
  */
 static void leave_one(struct fl_conn *c, struct fl_local *l, int fd, void *kept) {
   (void)l;
-  fl_conn_pin(c, FL_WHY_SANDBOX);
+  /* a child of fork that forbids itself system calls does not put its parent on TCP for good */
+  if (atomic_load_explicit(&c->nholders, memory_order_acquire) == 1 || fl_conn_holders_purge(c))
+    fl_conn_pin(c, FL_WHY_SANDBOX);
   if (fl_lock(&c->tx_lock) == FL_LOCKED) {
     fl_send_back_last(c, fd);
     fl_unlock(&c->tx_lock);

@@ -23,6 +23,7 @@
 #define ALIVE_EVERY_NS 2000000u   /* a writer looks whether its peer is dead at least this often */
 #define SENDFILE_MAX (128u << 10) /* beyond this the kernel's sendfile, which does not copy, is as good */
 #define REST_IOV 64
+#define RW_MAX 0x7ffff000u /* the kernel's MAX_RW_COUNT, where pages have 4096 bytes */
 #define FULL_SLEEP_NS \
   1000000u /* a full ring whose reader does nothing for so long: the rest goes over the kernel lane */
 #define FULL_SKIP_MAX 4096u
@@ -36,9 +37,9 @@ ssize_t fl_iov_len(const struct iovec *iov, int n) {
   if (n < 0 || n > IOV_MAX || (n && !fl_addr_readable(iov, (size_t)n * sizeof *iov)))
     return -1;
   for (int i = 0; i < n; i++) {
-    if (iov[i].iov_len > SSIZE_MAX - sum)
+    if (iov[i].iov_len > SSIZE_MAX)
       return -1;
-    sum += iov[i].iov_len;
+    sum += iov[i].iov_len < RW_MAX - sum ? iov[i].iov_len : RW_MAX - sum; /* not more at once; that is no error */
   }
   return (ssize_t)sum;
 }
@@ -426,19 +427,26 @@ static void caught_up(uint64_t begin) {
   atomic_store_explicit(&catch_up_at, now + (now - begin) * CATCH_UP_SHARE, memory_order_relaxed);
 }
 
+static void leave(struct fl_conn **c) { fl_conn_leave(*c); }
+static void sleep_jumped(void *c) { fl_conn_leave(c); }
+
 enum slept { SLEPT_PROGRESS, SLEPT_NOTHING, SLEPT_SIGNAL, SLEPT_GONE };
 
 /* The ring is full and the call may block: sleeps until the receiver has made space, as long as it makes any. Lock held
  * on entry and on return, released meanwhile, as TCP's own send does. */
 static enum slept tx_sleep(struct fl_conn *c, int fd) {
   struct fl_tx look = c->tx; /* a copy: nobody else's cursor is used without the lock */
-  bool interrupted;
+  bool interrupted, progress;
 
   fl_conn_enter(c); /* keeps the segment mapped */
   fl_unlock(&c->tx_lock);
-  FL_FAULT(send_sleep);
-  bool progress = fl_tx_sleep(&look, FULL_SLEEP_NS, &interrupted);
-  fl_conn_leave(c);
+  {
+    struct fl_conn *entered __attribute__((cleanup(leave))) = c;
+    FL_HOLD(sleep_jumped, entered);
+    FL_FAULT(send_sleep);
+    fl_testcancel(); /* a reader that is slow, and no more than that, may take for ever */
+    progress = fl_tx_sleep(&look, FULL_SLEEP_NS, &interrupted);
+  }
   if (fl_lock(&c->tx_lock) != FL_LOCKED)
     return SLEPT_GONE; /* not locked: the caller must not unlock */
   return interrupted ? SLEPT_SIGNAL : progress ? SLEPT_PROGRESS : SLEPT_NOTHING;

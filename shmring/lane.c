@@ -369,9 +369,8 @@ size_t fl_tx_owed(struct fl_tx *tx, uint64_t ktx, bool busy, struct fl_span span
       tx_broken(tx);
       return 0;
     }
-    uint64_t from = atomic_load_explicit(&tx->lane->recall_from, memory_order_relaxed),
-             koff = atomic_load_explicit(&tx->lane->recall_koff, memory_order_relaxed);
-    bool can = !busy && koff == ktx && tx->head - from <= size;
+    bool can = !busy && atomic_load_explicit(&tx->lane->recall_koff, memory_order_relaxed) == ktx;
+    FL_FAULT(tx_recall_seen);
     /*
      * acq_rel: one of the two gets the bytes, we or a receiver that takes its request back. If we do, nothing that it
      * does to the ring later is earlier than this.
@@ -380,6 +379,13 @@ size_t fl_tx_owed(struct fl_tx *tx, uint64_t ktx, bool busy, struct fl_span span
                                                 tx->head << FL_STATE_BITS | (can ? FL_RETURNED : FL_NATIVE),
                                                 memory_order_acq_rel, memory_order_relaxed) &&
         can) {
+      /* behind that: the word looks the same when the receiver has taken its request back, read on, and asks again from
+       * farther on. (Behind as many kernel bytes, or more; and more there are not.) */
+      uint64_t from = atomic_load_explicit(&tx->lane->recall_from, memory_order_relaxed);
+      if (tx->head - from > size) {
+        tx_broken(tx);
+        return 0;
+      }
       tx->owed = tx->head - from;
       tx->returned = tx->head;
     }

@@ -45,32 +45,54 @@ uint64_t fl_now(void) { return __rdtsc(); }
 
 static void relax(void) { _mm_pause(); }
 
+/* Both clocks at one time, known to `slack` ticks: a thread that loses its CPU between two looks tries again. */
+struct instant {
+  uint64_t ns, ticks, slack;
+};
+static struct instant both_clocks(void) {
+  struct instant best = {.slack = UINT64_MAX};
+
+  for (int i = 0; i < 4; i++) {
+    uint64_t t0 = __rdtsc(), ns = monotonic_ns(), t1 = __rdtsc();
+    if (t1 - t0 < best.slack)
+      best = (struct instant){ns, t0 + (t1 - t0) / 2, t1 - t0};
+  }
+  return best;
+}
+
 /*
  * The rate is found by comparing the two clocks over a growing span: a rough value (from 20 us) at the first call,
  * refined when a later call finds that a millisecond has passed. Only waiting times depend on it.
  */
 static uint64_t rate(void) {
-  static _Atomic uint64_t tsc0, ns0, fine;
+  enum { NEVER, NOW, BEGUN };
+  static _Atomic int state;
+  static struct instant begin;
+  static _Atomic bool fine;
   uint64_t m = atomic_load_explicit(&mult, memory_order_relaxed);
 
   if (m && atomic_load_explicit(&fine, memory_order_relaxed))
     return m;
-  uint64_t t0 = atomic_load_explicit(&tsc0, memory_order_relaxed);
-  if (!t0) {
-    uint64_t n = monotonic_ns();
-    atomic_store_explicit(&ns0, n, memory_order_relaxed);
-    atomic_store_explicit(&tsc0, t0 = __rdtsc(), memory_order_relaxed);
-    while (monotonic_ns() - n < 20000)
+  /* acquire: pairs with the release below; `begin` is whole */
+  int s = atomic_load_explicit(&state, memory_order_acquire);
+  if (s == NEVER &&
+      atomic_compare_exchange_strong_explicit(&state, &s, NOW, memory_order_relaxed, memory_order_relaxed)) {
+    begin = both_clocks();
+    atomic_store_explicit(&state, s = BEGUN, memory_order_release);
+    while (monotonic_ns() - begin.ns < 20000)
       relax();
   }
-  uint64_t ns = monotonic_ns() - atomic_load_explicit(&ns0, memory_order_relaxed), ticks = __rdtsc() - t0;
-  if (ns == 0 || ticks == 0 || ns > 1000000000000u)
+  if (s != BEGUN) /* another thread is at it, or one that this handler interrupted: short waits, for a moment */
+    return 1ull << 32;
+  struct instant now = both_clocks();
+  uint64_t ns = now.ns - begin.ns, ticks = now.ticks - begin.ticks;
+  if (ns == 0 || ticks == 0)
     return m ? m : 1ull << 32;
   m = (uint64_t)(((unsigned __int128)ns << 32) / ticks);
   atomic_store_explicit(&inverse, (uint64_t)(((unsigned __int128)ticks << 32) / ns), memory_order_relaxed);
   atomic_store_explicit(&mult, m, memory_order_relaxed);
-  if (ns > 1000000)
-    atomic_store_explicit(&fine, 1, memory_order_relaxed);
+  if (ns > 1000000 && begin.slack + now.slack < ticks / 256)
+    atomic_store_explicit(&fine, true, memory_order_relaxed);
   return m;
 }
 uint64_t fl_ticks_to_ns(uint64_t ticks) { return (uint64_t)(((unsigned __int128)ticks * rate()) >> 32); }
@@ -151,8 +173,9 @@ void fl_wait_begin(struct fl_wait *w, struct fl_wait_hist *hist, int peer_cpu, u
     w->none = true;
     return;
   }
-  if (hist->fails > LONG_TRIES && hist->skips) {
-    hist->skips--;
+  uint32_t skips = hist->skips; /* once: threads that share it must not bring it below 0 */
+  if (hist->fails > LONG_TRIES && skips) {
+    hist->skips = skips - 1;
     w->brief = true;
     spin_ns /= SHORT;
   } else if (hist->fails) {

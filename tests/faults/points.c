@@ -5,10 +5,15 @@
  */
 #include <errno.h>
 #include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef const char *const point_t; /* fl_fault_point of shmring/fault.h */
@@ -93,11 +98,88 @@ static void peek_takes_nothing(void) {
   EXPECT(recv(a, got, sizeof got, MSG_DONTWAIT) == 3 && memcmp(got, "abc", 3) == 0);
 }
 
+/* ---- the receiver takes its request for unread bytes back, reads on, and asks again, while the sender answers ---- */
+
+static int channel[2];
+
+static void pass_b(void) {
+  char room[CMSG_SPACE(sizeof(int))] = "", c = 0;
+  struct iovec iov = {&c, 1};
+  struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+
+  *CMSG_FIRSTHDR(&msg) = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+  memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), &b, sizeof b);
+  EXPECT(sendmsg(channel[0], &msg, 0) == 1);
+}
+
+static void read_on_and_pass(void) {
+  char got[3];
+
+  EXPECT(recv(b, got, 3, 0) == 3 && memcmp(got, "abc", 3) == 0);
+  pass_b();
+}
+
+static void asked_back_twice(void) {
+  char got[16] = "";
+
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, channel))
+    perror("socketpair");
+  EXPECT(write(a, "abcdef", 6) == 6);
+  pass_b();
+  at_point("tx_recall_seen", read_on_and_pass);
+  EXPECT(write(a, "g", 1) == 1);
+  EXPECT(armed == NULL);
+  size_t n = 0;
+  for (ssize_t k; n < sizeof got && (k = recv(b, got + n, sizeof got - n, MSG_DONTWAIT)) > 0;)
+    n += (size_t)k;
+  EXPECT(n == 4 && memcmp(got, "defg", 4) == 0);
+  close(channel[0]);
+  close(channel[1]);
+}
+
+/* ---- the process is stopped while one thread holds a lock and another waits for it ---- */
+
+static pthread_t other;
+
+static void *receive_one(void *c) { return (void *)(intptr_t)recv(a, c, 1, MSG_DONTWAIT); }
+
+static void stopped_for_long(void) {
+  static char c;
+  pid_t me = getpid(), waker = fork();
+
+  if (waker == 0) {
+    struct timespec ts = {1, 300000000};
+    nanosleep(&ts, NULL);
+    kill(me, SIGCONT);
+    _exit(0);
+  }
+  pthread_create(&other, NULL, receive_one, &c);
+  struct timespec ts = {0, 20000000};
+  nanosleep(&ts, NULL); /* it waits by now, or does not: then nothing is shown */
+  raise(SIGSTOP);
+}
+
+static void lock_outlasts_a_stop(void) {
+  char got[1];
+  void *n;
+
+  EXPECT(write(b, "abc", 3) == 3);
+  at_point("recv_copied", stopped_for_long);
+  EXPECT(recv(a, got, 1, 0) == 1 && got[0] == 'a');
+  pthread_join(other, &n);
+  EXPECT((intptr_t)n == 1);
+  wait(NULL);
+}
+
 int main(void) {
   static const struct {
     const char *name;
     void (*run)(void);
-  } tests[] = {{"peek takes nothing", peek_takes_nothing}};
+  } tests[] = {
+      {"peek takes nothing", peek_takes_nothing},
+      {"asked back twice", asked_back_twice},
+      {"a lock outlasts a stop", lock_outlasts_a_stop},
+  };
 
   for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
     int before = failures;

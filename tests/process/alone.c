@@ -5,6 +5,7 @@
  *   alone lanes    sends by turns in ways that take the one lane and the other, and nothing is read meanwhile
  *   alone fsize    may write no files (RLIMIT_FSIZE)
  *   alone nofile   may open nothing more (RLIMIT_NOFILE), and waits
+ *   alone memory   has little room for addresses (RLIMIT_AS), and uses most of it
  *   alone range    closes with close_range(CLOSE_RANGE_UNSHARE), and the number comes back as that of a file
  *   alone flags    a helper that is not followed sets O_NONBLOCK
  *   alone passed   passes a descriptor on with bytes unread, and goes on reading, with MSG_PEEK at first
@@ -112,6 +113,13 @@ static void nofile(void) {
       die("setrlimit");
   }
   say("went on\n");
+}
+
+static void memory(void) {
+  char *p = malloc(100 << 20);
+
+  talk(400);
+  say("%s\n", p ? "there is memory" : "no memory");
 }
 
 /* ---- range ---- */
@@ -287,6 +295,8 @@ int main(int argc, char **argv) {
     fsize();
   else if (!strcmp(what, "nofile"))
     nofile();
+  else if (!strcmp(what, "memory"))
+    memory();
   else if (!strcmp(what, "range"))
     range();
   else if (!strcmp(what, "flags"))

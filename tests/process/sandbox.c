@@ -7,6 +7,7 @@
  *   sandbox syscall   by syscall(SYS_seccomp)
  *   sandbox strict    the kernel's own: read, write, exit
  *   sandbox ask       calls that only ask whether there are filters: the connection stays on the ring
+ *   sandbox child     a forked child does all that, and ends: its parent is on the ring again
  *   sandbox ended     the other end closed, with bytes unread
  */
 #include <linux/filter.h>
@@ -113,6 +114,17 @@ static void ask(int fd) {
   much(fd);
 }
 
+static void child(int fd) {
+  warm(fd);
+  pid_t pid = fork();
+  if (pid == 0) {
+    forbid("prctl");
+    syscall(SYS_exit_group, 0);
+  }
+  reap(pid, "child");
+  much(fd);
+}
+
 /* What came before the end is read from the ring, if it cannot come any other way. */
 static void ended(void) {
   int port, listener = listen_any(&port), pipes[2];
@@ -164,9 +176,12 @@ int main(int argc, char **argv) {
     ended();
     return 0;
   }
-  if (!strcmp(argv[1], "ask")) {
+  if (!strcmp(argv[1], "ask") || !strcmp(argv[1], "child")) {
     int fd = echo_connection(&f, "echo");
-    ask(fd);
+    if (!strcmp(argv[1], "ask"))
+      ask(fd);
+    else
+      child(fd);
     close(fd);
     far_finish(&f);
     return 0;

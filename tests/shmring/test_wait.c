@@ -4,6 +4,8 @@
 
 #include "check.h"
 #include <sched.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 Test(wait, the_clock_does_not_go_back) {
@@ -24,6 +26,34 @@ Test(wait, ticks_and_nanoseconds_convert_back) {
   uint64_t ns = fl_ticks_to_ns(fl_ns_to_ticks(1000000000));
 
   cr_assert(ns > 990000000 && ns < 1010000000, "%lu", (unsigned long)ns);
+}
+
+/* The thread loses its CPU between a look at one clock and a look at the other, when the two are compared first. */
+static int late;
+
+int clock_gettime(clockid_t clock, struct timespec *ts) {
+  struct timespec pause = {0, 30000000};
+  int r = (int)syscall(SYS_clock_gettime, clock, ts);
+
+  if (late > 0 && late-- == 1)
+    syscall(SYS_nanosleep, &pause, NULL);
+  return r;
+}
+
+Test(wait, the_rate_is_right_though_the_first_look_at_the_clocks_was_interrupted) {
+  struct timespec a, b;
+
+  late = 1;
+  fl_ns_to_ticks(1);
+  usleep(3000);
+  fl_ns_to_ticks(1);
+  clock_gettime(CLOCK_MONOTONIC, &a);
+  uint64_t begin = fl_now();
+  usleep(100000);
+  uint64_t ns = fl_ticks_to_ns(fl_now() - begin);
+  clock_gettime(CLOCK_MONOTONIC, &b);
+  double true_ns = (double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec);
+  cr_assert((double)ns > true_ns / 2 && (double)ns < true_ns * 2, "%lu of %f", (unsigned long)ns, true_ns);
 }
 
 Test(wait, no_budget_means_no_waiting) {
