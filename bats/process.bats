@@ -136,6 +136,7 @@ few_addresses() { (ulimit -v 160000 && run_program alone memory); }
 @test "the process waits, and may have no descriptor more than it waits for" { same alone nofile; }
 
 @test "descriptors in messages that nobody asked for are not kept" { same alone mail; }
+@test "a connection was in an epoll set before it was one" { same alone early; }
 @test "close_range with CLOSE_RANGE_UNSHARE" { same alone range; }
 @test "a helper leaves O_NONBLOCK behind" { same alone flags; }
 @test "a descriptor is passed with bytes unread, and its old holder peeks" { same alone passed; }

@@ -253,11 +253,25 @@ static void ctl_jumped(void *set) {
     fl_unlock(&s->lock);
 }
 
+/* A socket may be registered before it is connected. It is followed from then on: who waits for the connection must be
+ * known. NULL: it is none that will be connected. */
+static struct fl_conn *early(int fd, uintptr_t entry) {
+  int listens = 0;
+  socklen_t len = sizeof listens;
+
+  if (fl_sys_getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) < 0 || listens)
+    return NULL;
+  fl_conn_open(fd, entry & FL_STREAM_NONBLOCK);
+  return fl_conn_of(fd);
+}
+
 int fl_epoll_ctl(struct fl_epoll *s, int epfd, int op, int fd, struct epoll_event *event) {
   uintptr_t entry = fl_entry(fd);
   struct fl_conn *c = fl_entry_conn(entry);
   int error;
 
+  if (!c && op == EPOLL_CTL_ADD && (entry & FL_TAG_MASK) == FL_TAG_STREAM)
+    c = early(fd, entry);
   if (!c) {
     int r = REAL(epoll_ctl)(epfd, op, fd, event), saved = errno;
     if (r == 0 && fl_entry_epoll(entry))

@@ -69,8 +69,8 @@ FL_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len) {
     return r;
   fl_elsewhere();
   int saved = errno;
-  if (FL_UNLIKELY(c != NULL)) {
-    if (r == 0 && addr->sa_family == AF_UNSPEC)
+  if (FL_UNLIKELY(c != NULL || fl_conn_of(fd))) { /* there before, or registered by another thread meanwhile */
+    if (c && r == 0 && addr->sa_family == AF_UNSPEC)
       fl_conn_forget(fd, false); /* dissolved */
   } else if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && inet(addr->sa_family)) {
     /* whether it is TCP is asked when pairing is due */
@@ -79,6 +79,8 @@ FL_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len) {
     } else if (entry == 0 && asked_stream(fd)) {
       int flags = fl_sys_fcntl(fd, F_GETFL, 0);
       fl_conn_open(fd, flags >= 0 && (flags & O_NONBLOCK));
+      if ((c = fl_conn_of(fd))) /* who waits for it already is not known */
+        fl_conn_pin(c, FL_WHY_NESTED);
     }
   }
   errno = saved;

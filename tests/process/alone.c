@@ -6,6 +6,7 @@
  *   alone fsize    may write no files (RLIMIT_FSIZE)
  *   alone nofile   may open nothing more (RLIMIT_NOFILE), and waits
  *   alone memory   has little room for addresses (RLIMIT_AS), and uses most of it
+ *   alone early    registers in an epoll set before it connects
  *   alone range    closes with close_range(CLOSE_RANGE_UNSHARE), and the number comes back as that of a file
  *   alone flags    a helper that is not followed sets O_NONBLOCK
  *   alone passed   passes a descriptor on with bytes unread, and goes on reading, with MSG_PEEK at first
@@ -14,6 +15,7 @@
 #include <linux/close_range.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -120,6 +122,52 @@ static void memory(void) {
 
   talk(400);
   say("%s\n", p ? "there is memory" : "no memory");
+}
+
+/* ---- early ---- */
+
+static void *echo_slowly(void *nothing) {
+  struct timespec ts = {0, 1000000};
+  unsigned char buf[64];
+  ssize_t n;
+
+  while ((n = recv(b, buf, sizeof buf, 0)) > 0) {
+    nanosleep(&ts, NULL); /* the other end sleeps */
+    send_all(b, buf, (size_t)n);
+  }
+  return nothing;
+}
+
+static void early(void) {
+  struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t len = sizeof addr;
+  int listener = socket(AF_INET, SOCK_STREAM, 0), set = epoll_create1(0);
+  struct epoll_event e = {.events = EPOLLIN};
+  unsigned char buf[64] = "";
+  pthread_t thread;
+
+  a = socket(AF_INET, SOCK_STREAM, 0);
+  if (epoll_ctl(set, EPOLL_CTL_ADD, a, &e) || bind(listener, (struct sockaddr *)&addr, len) < 0 ||
+      listen(listener, 1) < 0 || getsockname(listener, (struct sockaddr *)&addr, &len) < 0 ||
+      connect(a, (struct sockaddr *)&addr, len) < 0)
+    die("connection");
+  b = accept(listener, NULL, NULL);
+  pthread_create(&thread, NULL, echo_slowly, NULL);
+  alarm(20);
+  for (int i = 0; i < 200; i++) {
+    send_all(a, buf, sizeof buf);
+    for (size_t got = 0; got < sizeof buf;) {
+      if (epoll_wait(set, &e, 1, -1) != 1)
+        die("epoll_wait");
+      ssize_t n = recv(a, buf, sizeof buf - got, MSG_DONTWAIT);
+      if (n <= 0)
+        die("recv");
+      got += (size_t)n;
+    }
+  }
+  shutdown(a, SHUT_WR);
+  pthread_join(thread, NULL);
+  say("went on\n");
 }
 
 /* ---- range ---- */
@@ -286,6 +334,10 @@ int main(int argc, char **argv) {
 
   if (!strcmp(what, "helper")) {
     set_nonblock(atoi(argv[2]));
+    return 0;
+  }
+  if (!strcmp(what, "early")) {
+    early();
     return 0;
   }
   begin();
