@@ -16,6 +16,7 @@
 #include "log.h"
 #include "process.h"
 #include "registry/sys.h"
+#include "room.h"
 #include "shmring/fault.h"
 #include "stats.h"
 
@@ -207,6 +208,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
   fl_elsewhere();
   fl_pair_abandon(c, l);
   fl_bell_gone(c);
+  fl_room_gone(l);
   if (l->has_parked) {
     l->has_parked = false;
     fl_pairing_drop(&l->parked);
@@ -234,6 +236,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
   }
   FL_FAULT(conn_last_flagged);
   if (seg) {
+    fl_room_mapped(-1);
     atomic_store_explicit(&l->retired, seg, memory_order_relaxed);
     /* seq_cst: pairs with fl_conn_enter; whoever enters from here on sees no mapping */
     atomic_store_explicit(&l->seg, NULL, memory_order_seq_cst);

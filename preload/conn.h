@@ -167,6 +167,7 @@ struct fl_local {
   uint32_t bell_misses, bell_posts;
   struct fl_peer_bell *bell; /* the one that the other end knows we can ring; under tx_lock */
   size_t seg_bytes;
+  _Atomic uint64_t room; /* bytes of the sending ring that count for this process: room.c */
   struct fl_host_state host;
 
   struct fl_rdv rdv;        /* under tx_lock and rx_lock; means something if rdv_open says so */

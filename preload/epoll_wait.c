@@ -18,6 +18,7 @@
 #include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "room.h"
 #include "shmring/fault.h"
 #include "signals.h"
 
@@ -31,9 +32,11 @@
 #define WRITABLE ((uint32_t)(EPOLLOUT | EPOLLWRNORM))
 
 /* Leaves the hot list, as NATIVE; stays if something has just been published. Set locked. */
-static void retire(struct fl_item *it) {
+static void retire(struct fl_item *it, uint64_t now) {
   if (fl_send_unread(it->conn))
     return; /* it may want it back: see all_asleep */
+  if (!fl_room_shrink(it->conn, now))
+    return; /* it is still sending */
   if (!fl_conn_mapped(it->conn) || fl_rx_state(&it->conn->rx) == FL_NATIVE ||
       fl_rx_native(&it->conn->rx, fl_item_known(it)))
     fl_item_cool(it);
@@ -48,7 +51,7 @@ static void sweep(struct fl_epoll *s, uint64_t now) {
     return; /* the last one was deleted as the kernel was told */
   struct fl_item *it = s->hot[s->rounds % hot];
   if (now - it->active_at > fl_ns_to_ticks(QUIET_NS))
-    retire(it);
+    retire(it, now);
 }
 
 /* Puts an event where it belongs by the time at which its ring got something: a kernel reports in this order. */
@@ -326,6 +329,22 @@ static enum sleep all_asleep(struct fl_epoll *s) {
   return r;
 }
 
+/* Does a ring of a hot item hold memory that it could give back when it is idle? Set locked. */
+static bool any_held(const struct fl_epoll *s) {
+  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
+    if (fl_conn_mapped(s->hot[i]->conn) && fl_room_held(s->hot[i]->conn))
+      return true;
+  return false;
+}
+
+/* Nothing came for a while. Set locked. */
+static void give_room(struct fl_epoll *s) {
+  uint64_t now = fl_now();
+
+  for (uint32_t i = 0, hot = atomic_load_explicit(&s->nhot, memory_order_relaxed); i < hot; i++)
+    fl_room_shrink(s->hot[i]->conn, now);
+}
+
 /*
  * This thread leaves with events while others sleep in the set. What comes from now on must wake one of them; and so
  * must what is there and not read, or not reported, as it would in the kernel. Set locked.
@@ -389,7 +408,8 @@ static void rewatch(struct fl_epoll *s) {
     if (state == FL_WATCHING)
       continue;
     if (state == FL_NATIVE && s->wakes - it->active > QUIET_WAKES && !fl_send_unread(c)) {
-      fl_item_cool(it);
+      if (!fl_conn_mapped(c) || !fl_room_held(c)) /* else: see give_room */
+        fl_item_cool(it);
       continue;
     }
     if (state == FL_BELL || atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0 ||
@@ -582,6 +602,9 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
     uint64_t longest = how == SLEEP_SHORT ? NAP_NS : how == SLEEP_UNREAD ? fl_nap_ns(naps++) : UINT64_MAX;
     if (s->forked && how != SLEEP_LONG && longest > FORKED_NAP_NS)
       longest = FORKED_NAP_NS;
+    bool held = longest > FL_ROOM_IDLE_NS && any_held(s);
+    if (held)
+      longest = FL_ROOM_IDLE_NS;
     if (FL_UNLIKELY(fl_signals_any() != signals) && !mask) {
       atomic_fetch_sub_explicit(&s->sleepers, 1, memory_order_relaxed);
       return interrupted(s);
@@ -600,5 +623,7 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
     }
     if (n > 0)
       return leave_with(s, add_rings(s, epfd, events, n, bell, max));
+    if (held && bell < 0)
+      give_room(s);
   }
 }

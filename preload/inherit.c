@@ -16,6 +16,7 @@
 #include "log.h"
 #include "process.h"
 #include "registry/sys.h"
+#include "room.h"
 
 #define MAGIC 0x3174697265686e69ull /* "inherit1" */
 #define SLOTS 4u
@@ -161,6 +162,7 @@ static bool adopt(const struct inherited *what, void *map, size_t bytes) {
   c->tuple = t;
   l->seg_bytes = bytes;
   atomic_store_explicit(&l->seg, seg, memory_order_relaxed);
+  fl_room_mapped(1);
   fl_attach(seg, what->ring_size, 0, &c->tx, &c->rx);
   atomic_store_explicit(&c->nodelay, what->nodelay, memory_order_relaxed);
   atomic_store_explicit(&c->cork, what->cork, memory_order_relaxed);

@@ -28,6 +28,7 @@ struct fl_options {
   bool spin_fixed;     /* given as a number: not to be adapted */
   uint32_t pair_after; /* messages */
   uint32_t ring;       /* bytes */
+  uint32_t memory;     /* megabytes */
   int log_level;
   char log_file[256];
   int tramp;

@@ -20,6 +20,7 @@
 #include "log.h"
 #include "options.h"
 #include "registry/sys.h"
+#include "room.h"
 #include "shmring/fault.h"
 #include "stats.h"
 
@@ -213,6 +214,8 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
   memset(&c->alive_at, 0, offsetof(struct fl_conn, rx_lock) - offsetof(struct fl_conn, alive_at));
   memset(&c->rx, 0, sizeof *c - offsetof(struct fl_conn, rx));
   fl_attach(p->seg, p->ring_size, p->end, &c->tx, &c->rx);
+  fl_room_begin(c);
+  fl_room_mapped(1);
   fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   fl_tx_sent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
   fl_rx_taken(&c->rx, atomic_load_explicit(&c->krx, memory_order_relaxed));
@@ -407,6 +410,10 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
       return;
     }
     later(l, RESTART_NS / 100);
+    return;
+  }
+  if (!fl_room_for_mapping()) {
+    settle(c, l, FL_WHY_ERROR);
     return;
   }
   FL_FAULT(pair_start);

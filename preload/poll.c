@@ -19,6 +19,7 @@
 #include "options.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "room.h"
 #include "shmring/fault.h"
 #include "signals.h"
 
@@ -158,11 +159,12 @@ static void unsleep(struct waiters *w) {
 
 static void sleep_jumped(void *counted) { unsleep(counted); }
 
-enum sleep { SLEEP_LONG, SLEEP_UNREAD, SLEEP_SHORT, SLEEP_NOT };
+enum sleep { SLEEP_LONG, SLEEP_HELD, SLEEP_UNREAD, SLEEP_SHORT, SLEEP_NOT };
 
 /* Counts as a sleeper of every one and turns it BELL, or NATIVE. Not to sleep, and nothing counted, if one has bytes in
  * its ring; for a short time if those come after kernel bytes on their way, which wake this thread unless another takes
- * them, or (UNREAD) if another end may want back what it has not read (fl_send_unread). */
+ * them, or (UNREAD) if another end may want back what it has not read (fl_send_unread), or (HELD) if a ring holds
+ * memory that it may give back soon. */
 static enum sleep sleeping(struct waiters *all, struct waiters *counted, const struct fl_bell *bell) {
   enum sleep r = SLEEP_LONG;
 
@@ -180,8 +182,9 @@ static enum sleep sleeping(struct waiters *all, struct waiters *counted, const s
       fl_unlock(&c->rx_lock);
     if (FL_UNLIKELY(fl_send_unread(c))) {
       fl_send_back_if_asked(c, all->fd[i]);
-      if (r == SLEEP_LONG)
-        r = SLEEP_UNREAD;
+      r = r < SLEEP_UNREAD ? SLEEP_UNREAD : r;
+    } else if (fl_room_held(c)) {
+      r = r < SLEEP_HELD ? SLEEP_HELD : r;
     }
     if (native)
       continue;
@@ -250,6 +253,14 @@ static struct fl_bell *bell_for(const struct waiters *w) {
   return NULL;
 }
 
+/* Nothing came for a while. */
+static void give_room(struct waiters *w) {
+  uint64_t now = fl_now();
+
+  for (int i = 0; i < w->n; i++)
+    fl_room_shrink(w->conn[i], now);
+}
+
 /* ns: UINT64_MAX waits for ever. */
 static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *mask, struct waiters *w) {
   for (nfds_t i = 0; i < n; i++) {
@@ -302,7 +313,10 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
       uint64_t gone = fl_ticks_to_ns(fl_now() - begin);
       left = gone < 1000 ? ns : gone < ns ? ns - gone : 0; /* whole milliseconds stay whole */
     }
-    uint64_t nap_ns = how == SLEEP_SHORT ? NAP_NS : how == SLEEP_UNREAD ? fl_nap_ns(naps++) : UINT64_MAX;
+    uint64_t nap_ns = how == SLEEP_SHORT    ? NAP_NS
+                      : how == SLEEP_UNREAD ? fl_nap_ns(naps++)
+                      : how == SLEEP_HELD   ? FL_ROOM_IDLE_NS
+                                            : UINT64_MAX;
     bool nap = left > nap_ns;
     if (FL_UNLIKELY(fl_signals_any() != signals) && !mask) {
       errno = EINTR;
@@ -317,6 +331,8 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
       k = merge(fds, n);
     if (k != 0 || (!nap && !rang))
       return k;
+    if (how == SLEEP_HELD && !rang)
+      give_room(w);
   }
 }
 
@@ -544,8 +560,10 @@ static int do_select(const struct selected *s, struct waiters *w) {
     if (how == SLEEP_NOT)
       continue;
     uint64_t gone = fl_ticks_to_ns(fl_now() - begin), left = gone < s->ns ? s->ns - gone : 0;
-    uint64_t nap = how == SLEEP_SHORT ? NAP_NS : fl_nap_ns(naps++);
+    uint64_t nap = how == SLEEP_SHORT ? NAP_NS : how == SLEEP_HELD ? FL_ROOM_IDLE_NS : fl_nap_ns(naps++);
     int k = select_copies(s, nap < left ? nap : left, s->mask);
+    if (how == SLEEP_HELD && k == 0)
+      give_room(w);
     if (k < 0) {
       errno = -k;
       return -1;

@@ -19,6 +19,7 @@
 #include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "room.h"
 #include "shmring/fault.h"
 #include "signals.h"
 
@@ -314,11 +315,12 @@ static bool pending_wait(struct fl_conn *c, int fd, short events) {
 /*
  * The other end has not read all that is in its ring. It may become another program, or pass the connection on, and
  * then needs these bytes over TCP from us, whom it cannot wake. So as long as that is so this end sleeps for short
- * times. Lock as with rx_spin. SPIN_KERNEL: the socket has something; SPIN_SLEEP: it has not.
+ * times; and so it does, once, if its ring may soon give back memory (room.h). Lock as with rx_spin. SPIN_KERNEL: the
+ * socket has something; SPIN_SLEEP: it has not.
  */
-static enum spin unread_nap(struct fl_conn *c, int fd, unsigned n, uint32_t signals) {
+static enum spin short_nap(struct fl_conn *c, int fd, uint64_t ns, uint32_t signals) {
   struct pollfd p = {.fd = fd, .events = POLLIN | POLLRDHUP};
-  struct timespec ts = {0, (long)fl_nap_ns(n)};
+  struct timespec ts = {0, (long)ns};
   long ready;
 
   sleeper_begin(c);
@@ -370,13 +372,17 @@ static enum spin bell_sleep(struct fl_conn *c, int fd, struct fl_bell *bell, uns
   {
     struct bell_sleeper s __attribute__((cleanup(bell_sleeper_end))) = {{c, 0, fd}, bell};
     FL_HOLD(bell_sleeper_jumped, &s);
-    bool unread = fl_send_unread(c);
+    bool unread = fl_send_unread(c), held = !unread && fl_room_held(c);
     if (FL_UNLIKELY(unread))
       fl_send_back_if_asked(c, fd);
+    if (held)
+      ts = (struct timespec){0, FL_ROOM_IDLE_NS};
     FL_FAULT(recv_bell);
-    n = interrupting(c) == signals ? REAL(ppoll)(p, 2, unread ? &ts : NULL, NULL) : 0;
+    n = interrupting(c) == signals ? REAL(ppoll)(p, 2, unread || held ? &ts : NULL, NULL) : 0;
     if (FL_UNLIKELY(n < 0 && errno == EINVAL))
       fl_bell_refuse();
+    if (n == 0 && held)
+      fl_room_shrink(c, fl_now());
     if (n > 0 && p[1].revents)
       fl_bell_clear(bell);
   }
@@ -740,16 +746,21 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         return fail(EAGAIN);
       }
     }
-    if (!nonblock && FL_UNLIKELY(fl_send_unread(c))) {
+    bool unread = !nonblock && fl_send_unread(c);
+    bool held = !nonblock && !unread && fl_room_held(c) &&
+                !(atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX);
+    if (FL_UNLIKELY(unread || held)) {
       if (naps == 0)
         nap_begin = fl_now();
-      enum spin s = unread_nap(c, fd, naps++, signals);
+      enum spin s = short_nap(c, fd, held ? FL_ROOM_IDLE_NS : fl_nap_ns(naps++), signals);
       if (s == SPIN_GONE)
         return got ? (ssize_t)got : recv_native(c, fd, io);
       if (s == SPIN_SIGNAL || (s == SPIN_SLEEP && timed_out(c, fd, nap_begin))) {
         fl_unlock(&c->rx_lock);
         return got ? (ssize_t)got : fail(s == SPIN_SIGNAL ? EINTR : EAGAIN);
       }
+      if (s == SPIN_SLEEP && held)
+        fl_room_shrink(c, fl_now());
       if (s == SPIN_SLEEP || !fl_rx_native(&c->rx, c->rx.tail))
         continue;
     }

@@ -17,6 +17,7 @@
 #include "raw.h"
 #include "real.h"
 #include "registry/sys.h"
+#include "room.h"
 #include "shmring/fault.h"
 #include "signals.h"
 
@@ -355,6 +356,8 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
       fl_conn_pin(c, FL_WHY_RUBBISH);
       break;
     }
+    if (*why == FL_TX_FULL && fl_tx_limited(&c->tx) && fl_room_grow(c, io->len - done))
+      continue;
     /* A fixed spin learns nothing: a reader that read nothing during a whole one would be waited for with every
      * message, which is seconds until a sender that does not block has filled TCP's buffer. */
     if (c->full_still && fl_options.spin_fixed)
@@ -550,6 +553,8 @@ bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ss
     c->tx.may_ring = true;
     r = fl_tx_reserve(&c->tx, n, ktx, span);
   }
+  while (r == FL_TX_FULL && fl_room_grow(c, n))
+    r = fl_tx_reserve(&c->tx, n, ktx, span);
   if (r != FL_TX_OK)
     goto out;
   /* only a regular file: a pread of anything else fails or may block */

@@ -291,18 +291,25 @@ enum fl_tx_result fl_tx_space(struct fl_tx *tx) {
 
   if (r != FL_TX_OK)
     return r;
-  bool limited = ((tx->off - tx->origin) & tx->mask) == tx->limit;
+  bool limited = fl_tx_limited(tx);
   size_t size = tx->mask + 1, room = tx_free(tx, limited ? size : 1);
   if (room == SIZE_MAX)
     return tx_broken(tx);
   return room && (!limited || room == size) ? FL_TX_OK : FL_TX_FULL;
 }
 
-void fl_tx_shrink(struct fl_tx *tx) {
+bool fl_tx_shrink(struct fl_tx *tx) {
   size_t size = tx->mask + 1;
 
-  if (tx->broken || tx->used <= FL_WINDOW || tx->owed || tx_free(tx, size) != size || !tx_extent_slot_free(tx))
-    return;
+  if (tx->broken || tx->owed)
+    return false;
+  size_t room = tx_free(tx, size);
+  if (room == SIZE_MAX)
+    tx_broken(tx);
+  if (room != size || !tx_extent_slot_free(tx))
+    return false;
+  if (tx->used <= FL_WINDOW)
+    return true;
   /* what comes next begins at the origin, which the receiver learns from an extent */
   uintptr_t from = (uintptr_t)tx->ring + ((tx->origin + FL_WINDOW) & tx->mask);
   uintptr_t to = (from + tx->used - FL_WINDOW + FL_PAGE - 1) & ~(uintptr_t)(FL_PAGE - 1);
@@ -319,6 +326,7 @@ void fl_tx_shrink(struct fl_tx *tx) {
     syscall(SYS_madvise, from, to - from, MADV_REMOVE);
   FL_FAULT(tx_shrunk);
   errno = saved;
+  return true;
 }
 
 /* The half of the tail that changes with every byte, as a futex. */

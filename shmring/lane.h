@@ -239,10 +239,14 @@ enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, st
 enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n);
 
 /*
- * Gives the memory of the ring back to the kernel, but for the window in the header page, if there is any, and if the
- * receiver has read all that was ever published. A system call, which takes longer the more there is.
+ * Gives the memory of the ring back to the kernel, but for the window in the header page, if the receiver has read all
+ * that was ever published. False: it has not, and nothing was done. A system call, which takes longer the more there
+ * is.
  */
-void fl_tx_shrink(struct fl_tx *tx);
+bool fl_tx_shrink(struct fl_tx *tx);
+
+/* Is the ring used up to its limit? */
+static inline bool fl_tx_limited(const struct fl_tx *tx) { return ((tx->off - tx->origin) & tx->mask) == tx->limit; }
 
 /* Would a push of at least one byte succeed now? */
 enum fl_tx_result fl_tx_space(struct fl_tx *tx);
