@@ -49,6 +49,35 @@ translate() { inside host iptables -t nat "$@"; }
   leave_spaces
 }
 
+# With SPIN_US=0 everybody sleeps at once: whatever goes by the rings was rung for.
+@test "receivers that sleep are rung from another container: blocking, poll, epoll; also another user's" {
+  need redis-server redis-benchmark
+  need_spaces
+  need_registry
+  mode both
+  bridge
+  echo 'rules = ( { action = "allow"; users = [ "root", "nobody" ]; } );' >"$T/policy"
+  registry --policy "$T/policy"
+  options "${OPTIONS[@]}" FASTLOCAL_SPIN_US=0
+  echo_in a 0.0.0.0 5000
+  talk_in b 10.77.1.1 5000 3 "$(scaled 1000)" 500 >"$T/talk.out"
+  in_space c
+  AS+=(setpriv --reuid=nobody --clear-groups)
+  client "$PYTHON" "$FIXTURES/pair.py" talk 10.77.1.1 5000 3 "$(scaled 1000)" 500 >"$T/talk.out"
+  stop echo-a
+  assert_ring_share python3 80
+  in_space a
+  serve redis redis-server --save '' --appendonly no --protected-mode no --port 6379 --dir "$T"
+  wait_for 15 listening_in a 6379 || fail "redis does not listen"
+  for where in b c; do
+    in_space "$where"
+    client redis-benchmark -h 10.77.1.1 -t get -n "$(scaled 10000)" -c 20 --csv >"$T/bench.out"
+  done
+  stop redis
+  assert_ring_share redis-server 60
+  leave_spaces
+}
+
 @test "a published port, from outside" {
   prepare
   uplink

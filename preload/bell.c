@@ -6,11 +6,18 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 
+#include "host.h"
 #include "registry/sys.h"
 #include "shmring/fault.h"
+
+#ifndef TFD_IOC_SET_TICKS
+#define TFD_IOC_SET_TICKS _IOW('T', 0, uint64_t)
+#endif
 
 #define NOTE_MAGIC 0x6c6c65626c66ull /* "flbell" */
 #define POSTS_MAX 16u                /* of one connection */
@@ -29,6 +36,7 @@ struct fl_peer_bell {
   uint64_t id; /* 0: free */
   int fd;
   int refs; /* connections of this process */
+  bool far; /* a timerfd */
 };
 
 static fl_lock_t lock; /* of everything below */
@@ -94,14 +102,23 @@ static void drop(int fd) {
 
 /* ---- own bells ---- */
 
+/* To `ns` after the machine's start; 0: never. What it had counted is forgotten. */
+static bool set_timer(int fd, long ns) {
+  struct itimerspec at = {.it_value = {.tv_nsec = ns}};
+
+  return fl_syscall6(__NR_timerfd_settime, fd, TFD_TIMER_ABSTIME, (long)&at, 0, 0, 0) >= 0;
+}
+
 bool fl_bell_ready(struct fl_bell *b) {
   int32_t me = fl_pid();
 
   if (FL_LIKELY(b->pid == me))
     return ours(b->fd);
   /* an inherited copy stays open: it may be the parent's in an epoll set that both have, and goes with exec or exit */
-  *b = (struct fl_bell){.fd = -1, .pid = me, .id = random64()};
-  if (b->id)
+  *b = (struct fl_bell){.fd = -1, .pid = me, .who = b->who, .id = random64()};
+  if (b->id && b->who)
+    b->fd = adopt((int)fl_syscall6(__NR_timerfd_create, CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK, 0, 0, 0, 0));
+  else if (b->id)
     b->fd = adopt((int)fl_syscall6(__NR_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0, 0, 0, 0));
   return b->fd >= 0;
 }
@@ -116,16 +133,29 @@ static _Atomic bool refused; /* relaxed: a thread that has not seen it tries onc
 
 void fl_bell_refuse(void) { atomic_store_explicit(&refused, true, memory_order_relaxed); }
 
-struct fl_bell *fl_bell_borrow(void) {
-  for (int i = 0; i < BORROWED && !atomic_load_explicit(&refused, memory_order_relaxed); i++) {
+/* Fits a free one? First the same as the last time, then one that was never made, then any. */
+static bool fits(const struct fl_bell *b, uint32_t who, int pass) {
+  return pass == 0 ? b->pid == fl_pid() && b->who == who : pass == 1 ? b->pid != fl_pid() : true;
+}
+
+struct fl_bell *fl_bell_borrow(uint32_t who) {
+  for (int i = 0; i < 3 * BORROWED && !atomic_load_explicit(&refused, memory_order_relaxed); i++) {
+    struct borrowed *p = &pool[i % BORROWED];
     int32_t none = 0;
     /* acquire: pairs with fl_bell_return; what the last user made is seen */
-    if (!atomic_compare_exchange_strong_explicit(&pool[i].user, &none, fl_tid(), memory_order_acquire,
-                                                 memory_order_relaxed))
+    if (!atomic_compare_exchange_strong_explicit(&p->user, &none, fl_tid(), memory_order_acquire, memory_order_relaxed))
       continue;
-    if (fl_bell_ready(&pool[i].bell))
-      return &pool[i].bell;
-    fl_bell_return(&pool[i].bell);
+    if (!fits(&p->bell, who, i / BORROWED)) {
+      fl_bell_return(&p->bell);
+      continue;
+    }
+    if (FL_UNLIKELY(p->bell.who != who)) {
+      fl_bell_close(&p->bell);
+      p->bell.who = who;
+    }
+    if (fl_bell_ready(&p->bell))
+      return &p->bell;
+    fl_bell_return(&p->bell);
     return NULL;
   }
   return NULL;
@@ -141,13 +171,28 @@ void fl_bell_return(struct fl_bell *b) {
 void fl_bell_clear(const struct fl_bell *b) {
   uint64_t count;
 
-  if (ours(b->fd))
+  if (!ours(b->fd))
+    return;
+  if (b->who)
+    set_timer(b->fd, 0); /* no time: the ticks are forgotten */
+  else
     fl_sys_read(b->fd, &count, sizeof count);
+}
+
+/* A kernel without TFD_IOC_SET_TICKS (CONFIG_CHECKPOINT_RESTORE) is given a time that is over: slower, the same. */
+static bool ring_far(int fd) {
+  uint64_t one = 1;
+
+  return fl_sys_ioctl(fd, TFD_IOC_SET_TICKS, &one) >= 0 || set_timer(fd, 1);
 }
 
 void fl_bell_ring(int fd) {
   uint64_t one = 1, count;
 
+  if (fd & FL_BELL_FAR) {
+    ring_far(fd & ~FL_BELL_FAR);
+    return;
+  }
   /* Full: somebody has rung it 2^64 times and it was never cleared. Whoever makes room and finds it full again was
    * overtaken by another that rang. */
   if (fl_sys_write(fd, &one, sizeof one) == -EAGAIN) {
@@ -242,10 +287,13 @@ static void post(const struct fl_segment *seg, int end, const struct fl_bell *b)
   fl_unlock(&lock);
 }
 
-/* Only an eventfd is ever written to. */
-static bool is_eventfd(int fd) {
-  static const char want[] = "anon_inode:[eventfd]";
-  char path[32] = "/proc/self/fd/", link[sizeof want] = "";
+#define EVENTFD "anon_inode:[eventfd]"
+#define TIMERFD "anon_inode:[timerfd]"
+_Static_assert(sizeof EVENTFD == 21 && sizeof TIMERFD == 21, "see is_kind");
+
+/* Only an eventfd is ever written to, only a timerfd ever set. `want` is 20 characters. */
+static bool is_kind(int fd, const char *want) {
+  char path[32] = "/proc/self/fd/", link[21] = "";
   char *p = path + strlen(path), digits[12];
   int n = 0;
 
@@ -255,7 +303,7 @@ static bool is_eventfd(int fd) {
   while (n > 0)
     *p++ = digits[--n];
   long len = fl_syscall6(__NR_readlinkat, AT_FDCWD, (long)path, (long)link, sizeof link, 0, 0);
-  return len == (long)sizeof want - 1 && memcmp(link, want, sizeof want - 1) == 0;
+  return len == 20 && memcmp(link, want, 20) == 0;
 }
 
 static struct fl_peer_bell *peer_find(uint64_t id) {
@@ -315,7 +363,7 @@ static bool mailbox_take(void) {
   struct fl_peer_bell *p = NULL;
   if (got == (ssize_t)sizeof n && n.magic == NOTE_MAGIC && n.key == mailbox.key && n.id && !peer_find(n.id))
     p = peer_room();
-  if (!p || !is_eventfd(fd)) {
+  if (!p || !is_kind(fd, EVENTFD)) {
     fl_sys_close(fd);
     return true;
   }
@@ -325,6 +373,20 @@ static bool mailbox_take(void) {
   return true;
 }
 
+void fl_bell_arrived(uint64_t id, int fd) {
+  struct fl_peer_bell *p = NULL;
+
+  if (fl_lock(&lock) == FL_LOCKED) {
+    if (id && !peer_find(id) && is_kind(fd, TIMERFD) && (p = peer_room()) && (fd = adopt(fd)) >= 0)
+      *p = (struct fl_peer_bell){.id = id, .fd = fd, .far = true};
+    else if (!p && fd >= 0)
+      fl_sys_close(fd);
+    fl_unlock(&lock);
+  } else {
+    fl_sys_close(fd);
+  }
+}
+
 /* ---- the receiver ---- */
 
 static int end_of(const struct fl_conn *c, const struct fl_segment *seg) { return c->tx.lane == &seg->lane[1]; }
@@ -332,14 +394,17 @@ static int end_of(const struct fl_conn *c, const struct fl_segment *seg) { retur
 bool fl_bell_rest(struct fl_conn *c, uint64_t head, const struct fl_bell *b) {
   struct fl_local *l = fl_local_of(c);
 
-  if (!l->bells)
+  if (!l->bells || l->who != b->who)
     return false;
   if (FL_LIKELY(fl_rx_bell(&c->rx, head, b->id)))
     return true;
   const struct fl_segment *seg = atomic_load_explicit(&l->seg, memory_order_relaxed);
   if (seg && fl_rx_bell_offer(&c->rx, b->id) && l->bell_posts < POSTS_MAX) {
     l->bell_posts++;
-    post(seg, end_of(c, seg), b);
+    if (l->who)
+      fl_host_give_bell(c, b->id, b->fd);
+    else
+      post(seg, end_of(c, seg), b);
   }
   return false;
 }
@@ -351,7 +416,7 @@ int fl_bell_of(struct fl_conn *c) {
 
   if (!l->bell || l->bell->id != fl_tx_bell_known(&c->tx) || !ours(l->bell->fd))
     return -1;
-  return l->bell->fd;
+  return l->bell->far ? l->bell->fd | FL_BELL_FAR : l->bell->fd;
 }
 
 /* One connection fewer; the last one closes it. Lock held. */
@@ -377,14 +442,20 @@ void fl_bell_learn(struct fl_conn *c) {
   uint64_t wanted = fl_tx_bell_wanted(&c->tx);
 
   if (wanted == 0 || !l->bells || !seg || (wanted == fl_tx_bell_known(&c->tx) && l->bell && l->bell->id == wanted) ||
-      (++l->bell_misses > MISSES_QUICK && l->bell_misses % MISSES_SLOW) || fl_lock(&lock) != FL_LOCKED)
+      (++l->bell_misses > MISSES_QUICK && l->bell_misses % MISSES_SLOW))
+    return;
+  if (l->who)
+    fl_host_take(); /* its lock comes before ours */
+  if (fl_lock(&lock) != FL_LOCKED)
     return;
   struct fl_peer_bell *p = peer_find(wanted);
-  if (!p && mailbox_ready()) {
+  if (!p && !l->who && mailbox_ready()) {
     share_mailbox(seg, end_of(c, seg));
     for (int i = 0; i < FL_BELLS_MAX && !p && mailbox_take(); i++)
       p = peer_find(wanted);
   }
+  if (p && p->far && p->refs == 0 && !ring_far(p->fd))
+    p = NULL; /* a filter forbids it: better known before somebody sleeps with it */
   if (!p) {
     fl_tx_bell_ask(&c->tx, wanted);
   } else if (fl_tx_bell_learn(&c->tx, wanted)) {
@@ -398,11 +469,12 @@ void fl_bell_learn(struct fl_conn *c) {
 
 /* ---- life ---- */
 
-void fl_bell_paired(struct fl_conn *c, bool same_user) {
+void fl_bell_paired(struct fl_conn *c, uint32_t who, bool same_user) {
   struct fl_local *l = fl_local_of(c);
   struct fl_segment *seg = l->seg;
 
-  l->bells = same_user;
+  l->who = who;
+  l->bells = same_user || who;
   if (!same_user || fl_lock(&lock) != FL_LOCKED)
     return;
   share_mailbox(seg, end_of(c, seg));

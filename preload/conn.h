@@ -163,7 +163,8 @@ struct fl_local {
   uint64_t bytes;     /* seen while not paired */
   uint32_t ops;       /* and their messages */
   uint32_t starts, looks;
-  bool bells; /* the other end is of the same user: bells may be given and taken */
+  bool bells;   /* bells may be given and taken */
+  uint32_t who; /* of the other end, as fastlocald calls it (bell.h); 0: of the same user, in this network namespace */
   uint32_t bell_misses, bell_posts;
   struct fl_peer_bell *bell; /* the one that the other end knows we can ring; under tx_lock */
   size_t seg_bytes;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* preload/epoll.c - epoll sets. What is registered in them is in epoll_ctl.c, waiting in epoll_wait.c. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "arena_alloc.h"
 #include "epoll_set.h"
@@ -8,7 +9,8 @@
 #include "registry/sys.h"
 #include "shmring/fault.h"
 
-#define WATCH_SETS 4 /* sets that one connection may be in and still watch */
+#define FAR_FULL_NS 1000000000u /* between two searches for a bell that is not used any more */
+#define WATCH_SETS 4            /* sets that one connection may be in and still watch */
 
 static fl_lock_t sets_lock;
 static bool fork_locked;
@@ -38,6 +40,7 @@ void fl_epoll_open(int epfd) {
     s->pid = fl_pid();
     s->forked = s->no_bell = false;
     s->bell = (struct fl_bell){0};
+    memset(s->far, 0, sizeof s->far);
     fl_fds_set(epfd, (uintptr_t)s | FL_TAG_EPOLL);
   } /* else unknown to us: connections in it are not known to be waited for, and stay native */
   fl_unlock(&sets_lock);
@@ -98,6 +101,8 @@ void fl_epoll_forget(struct fl_epoll *set, int epfd) {
   bool asleep = atomic_load_explicit(&set->sleepers, memory_order_relaxed) > 0;
   set->no_bell = true;
   fl_bell_close(&set->bell);
+  for (int i = 0; i < FL_SET_FAR; i++)
+    fl_bell_close(&set->far[i]);
   fl_unlock(&set->lock);
   if (fl_lock(&sets_lock) != FL_LOCKED)
     return;
@@ -114,11 +119,17 @@ void fl_epoll_forget(struct fl_epoll *set, int epfd) {
 }
 
 /* No more bell in this set. Threads that sleep with it are to be NATIVE. Set locked. */
+static void bell_out(struct fl_epoll *s, struct fl_bell *b) {
+  if (b->pid == fl_pid() && b->fd >= 0)
+    fl_syscall6(__NR_epoll_ctl, s->fd, EPOLL_CTL_DEL, b->fd, 0, 0, 0);
+  fl_bell_close(b);
+}
+
 static void bell_off(struct fl_epoll *s) {
   s->no_bell = true;
-  if (s->bell.pid == fl_pid() && s->bell.fd >= 0)
-    fl_syscall6(__NR_epoll_ctl, s->fd, EPOLL_CTL_DEL, s->bell.fd, 0, 0, 0);
-  fl_bell_close(&s->bell);
+  bell_out(s, &s->bell);
+  for (int i = 0; i < FL_SET_FAR; i++)
+    bell_out(s, &s->far[i]);
 }
 
 void fl_epoll_nested(struct fl_epoll *set) {
@@ -157,6 +168,52 @@ const struct fl_bell *fl_set_bell(struct fl_epoll *s) {
   return NULL;
 }
 
+static bool bell_in(struct fl_epoll *s, struct fl_bell *b) {
+  struct epoll_event e = {.events = EPOLLIN | EPOLLET, .data.ptr = b};
+
+  return fl_bell_ready(b) && fl_syscall6(__NR_epoll_ctl, s->fd, EPOLL_CTL_ADD, b->fd, (long)&e, 0, 0) == 0;
+}
+
+/* One whose container has no connection in the set any more, or NULL. Seldom: it looks at them all. */
+static struct fl_bell *far_unused(struct fl_epoll *s) {
+  uint64_t now = fl_now();
+
+  if (s->far_full_at && now - s->far_full_at < fl_ns_to_ticks(FAR_FULL_NS))
+    return NULL;
+  for (int i = 0; i < FL_SET_FAR; i++) {
+    bool used = false;
+    for (struct fl_item *it = s->items; it && !used; it = it->hh.next)
+      used = fl_local_of(it->conn)->who == s->far[i].who;
+    if (!used) {
+      bell_out(s, &s->far[i]);
+      return &s->far[i];
+    }
+  }
+  s->far_full_at = now;
+  return NULL;
+}
+
+const struct fl_bell *fl_set_far_bell(struct fl_epoll *s, const struct fl_conn *c) {
+  uint32_t who = fl_local_of(c)->who;
+  struct fl_bell *room = NULL;
+
+  for (int i = 0; i < FL_SET_FAR; i++) {
+    struct fl_bell *b = &s->far[i];
+    if (b->pid == 0)
+      room = b;
+    else if (b->who == who)
+      return fl_bell_ready(b) ? b : NULL;
+  }
+  if (!room && !(room = far_unused(s)))
+    return NULL;
+  room->who = who;
+  if (bell_in(s, room))
+    return room;
+  fl_bell_close(room);
+  *room = (struct fl_bell){.fd = -1, .pid = fl_pid(), .who = who}; /* not tried again */
+  return NULL;
+}
+
 /* May the connection of this registration watch, or rest in BELL while threads sleep in the set? Set locked. */
 static bool may_watch(struct fl_item *it) {
   struct fl_epoll *s = it->set;
@@ -164,7 +221,7 @@ static bool may_watch(struct fl_item *it) {
   if (atomic_load_explicit(&s->native, memory_order_relaxed) || (it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)))
     return false;
   if (atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0) {
-    const struct fl_bell *bell = fl_set_bell(s);
+    const struct fl_bell *bell = fl_set_bell_for(s, fl_set_bell(s), it->conn);
     if (!bell || !fl_rx_bell_agreed(&it->conn->rx, bell->id))
       return false;
   }
@@ -203,9 +260,12 @@ void fl_epoll_watch(struct fl_conn *c, struct fl_local *l) {
   FL_FAULT(epoll_watch);
   if (may)
     fl_conn_watch_now(c);
-  if (may && asleep && !fl_bell_rest(c, fl_item_known(asleep), &asleep->set->bell) &&
-      !fl_rx_native(&c->rx, fl_item_known(asleep)))
-    fl_bell_own(&asleep->set->bell); /* bytes came in between, which nobody who sleeps knows of */
+  if (may && asleep) {
+    struct fl_epoll *s = asleep->set;
+    const struct fl_bell *bell = fl_set_bell_for(s, fl_set_bell(s), c); /* may_watch has found it */
+    if (!(bell && fl_bell_rest(c, fl_item_known(asleep), bell)) && !fl_rx_native(&c->rx, fl_item_known(asleep)) && bell)
+      fl_bell_own(bell); /* bytes came in between, which nobody who sleeps knows of */
+  }
   while (n > 0)
     fl_unlock(&locked[--n]->set->lock);
   fl_unlock(&l->reg_lock);

@@ -9,6 +9,8 @@
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
+#define FL_SET_FAR 16
+
 struct fl_item {
   int fd;          /* key: what the kernel's registration is made with */
   uint32_t events; /* as the application wants it, */
@@ -45,11 +47,13 @@ struct fl_epoll {
   uint64_t looked_at; /* what the kernel had to tell then has been reported */
   uint32_t kicked;    /* items that are */
   bool fork_locked;
-  int fd;              /* some descriptor of it */
-  int32_t pid;         /* the process that made it */
-  bool forked;         /* children of a fork have it as well */
-  bool no_bell;        /* sleep without */
-  struct fl_bell bell; /* registered in the set, edge-triggered, with its own address as data; see fl_set_bell */
+  int fd;       /* some descriptor of it */
+  int32_t pid;  /* the process that made it */
+  bool forked;  /* children of a fork have it as well */
+  bool no_bell; /* sleep without */
+  /* registered in the set, edge-triggered, with their own address as data; see fl_set_bell */
+  struct fl_bell bell, far[FL_SET_FAR]; /* the second for other containers, each for one */
+  uint64_t far_full_at;                 /* fl_now() when no free one was found */
   struct fl_wait_hist hist;
   struct fl_epoll *next; /* all sets of the process, or all free ones */
 };
@@ -78,6 +82,13 @@ void fl_item_kick(struct fl_epoll *s, int epfd, struct fl_item *it);
 
 /* The bell that threads which sleep in the set wait for, NULL if there is none. Made at the first call. Set locked. */
 const struct fl_bell *fl_set_bell(struct fl_epoll *s);
+
+/* The one for c: `bell`, which fl_set_bell gave, or one for the container of c's other end. NULL if there is none. */
+const struct fl_bell *fl_set_far_bell(struct fl_epoll *s, const struct fl_conn *c);
+static inline const struct fl_bell *fl_set_bell_for(struct fl_epoll *s, const struct fl_bell *bell,
+                                                    const struct fl_conn *c) {
+  return FL_LIKELY(!bell || !fl_local_of(c)->who) ? bell : fl_set_far_bell(s, c);
+}
 
 /* After a native wait: puts kicked registrations right and makes the events say what the application asked for. Set
  * locked. */

@@ -120,15 +120,23 @@ static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_even
   return n;
 }
 
-/* Takes the set's own bell out of n events. Returns how many are left, and in *bell where it was, if it was there. */
+/* Takes the set's own bells out of n events. Returns how many are left, and in *bell where the first was, if any was
+ * there. */
 static int strip(struct fl_epoll *s, struct epoll_event *events, int n, int *bell) {
-  for (int i = 0; i < n; i++)
-    if (events[i].data.ptr == &s->bell) {
-      *bell = i;
-      memmove(events + i, events + i + 1, (size_t)(--n - i) * sizeof *events);
-      break;
+  const uintptr_t first = (uintptr_t)&s->bell, end = (uintptr_t)&s->far[FL_SET_FAR];
+  int left = 0;
+
+  for (int i = 0; i < n; i++) {
+    uintptr_t data = (uintptr_t)events[i].data.ptr;
+    if (FL_LIKELY(data < first || data >= end)) {
+      if (left < i)
+        events[left] = events[i];
+      left++;
+    } else if (*bell < 0) {
+      *bell = left;
     }
-  return n;
+  }
+  return left < n ? left : n; /* n may be an error */
 }
 
 /* Adds `count` events to n others; one event per descriptor, of those from number `from` on. `more` may lie behind the
@@ -313,7 +321,8 @@ static enum sleep all_asleep(struct fl_epoll *s) {
     }
     if (!fl_item_wants_in(it) || !fl_conn_mapped(it->conn))
       continue; /* nobody waits for its bytes */
-    if (bell && fl_bell_rest(it->conn, fl_item_known(it), bell)) {
+    const struct fl_bell *its = fl_set_bell_for(s, bell, it->conn);
+    if (its && fl_bell_rest(it->conn, fl_item_known(it), its)) {
       r = r == SLEEP_LONG ? SLEEP_BELL : r;
       continue;
     }
@@ -364,7 +373,8 @@ static void hand_over(struct fl_epoll *s) {
       continue;
     uint64_t head = fl_rx_head(rx);
     news |= head != fl_item_known(it);
-    if (fl_rx_state(rx) == FL_WATCHING && !(bell && fl_bell_rest(it->conn, head, bell)) && !fl_rx_native(rx, head))
+    const struct fl_bell *its = fl_set_bell_for(s, bell, it->conn);
+    if (fl_rx_state(rx) == FL_WATCHING && !(its && fl_bell_rest(it->conn, head, its)) && !fl_rx_native(rx, head))
       news = true;
   }
   if (news && bell)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "arena_alloc.h"
+#include "bell.h"
 #include "conn.h"
 #include "log.h"
 #include "options.h"
@@ -127,6 +128,7 @@ static void file(const struct fl_host_message *m, int rc, struct fl_pairing *p) 
   case FL_HOST_PAIRED:
     s->state = rc == 0 ? FOUND : DENIED;
     s->pairing = *p;
+    s->who = m->who;
     if (rc < 0)
       tell(FL_HOST_CLOSED, m->id);
     break;
@@ -139,7 +141,7 @@ static void take_answers(void) {
   for (int i = 0; i < TAKE_MAX && still_open(); i++) {
     struct fl_host_message m = {0};
     struct fl_pairing p;
-    int rc = fl_host_receive(host.fd, &m, &p);
+    int bell = -1, rc = fl_host_receive(host.fd, &m, &p, &bell);
 
     if (rc == -EAGAIN)
       return;
@@ -153,7 +155,10 @@ static void take_answers(void) {
       lost();
       return;
     }
-    file(&m, rc, &p);
+    if (m.type == FL_HOST_BELL)
+      fl_bell_arrived(m.bell, bell);
+    else
+      file(&m, rc, &p);
   }
 }
 
@@ -221,6 +226,23 @@ enum fl_host_result fl_host_look(struct fl_conn *c, struct fl_pairing *out) {
   }
   fl_unlock(&host.lock);
   return result;
+}
+
+void fl_host_give_bell(struct fl_conn *c, uint64_t bell, int timer) {
+  struct fl_host_state *s = &fl_local_of(c)->host;
+
+  if (fl_lock(&host.lock) != FL_LOCKED)
+    return;
+  if (s->state == PAIRED && s->session == host.session && still_open())
+    fl_host_send_bell(host.fd, s->id, bell, timer);
+  fl_unlock(&host.lock);
+}
+
+void fl_host_take(void) {
+  if (fl_lock(&host.lock) != FL_LOCKED)
+    return;
+  take_answers();
+  fl_unlock(&host.lock);
 }
 
 void fl_host_end(struct fl_conn *c) {

@@ -23,6 +23,7 @@ struct fl_host_state {
   _Atomic uint8_t state; /* private to host.c; leaves 0 only under the locks of the connection */
   uint64_t id;           /* of the question */
   uint32_t session;      /* connection to the daemon on which it was asked */
+  uint32_t who;          /* the other end's user and network namespace, once found; 0: no bells */
   struct fl_pairing pairing;
 };
 
@@ -41,6 +42,12 @@ enum fl_host_result fl_host_ask(struct fl_conn *c, int fd, int base_fd);
 /* After FL_HOST_WAITING. Everything but FL_HOST_WAITING ends the question, but FL_HOST_FOUND stays known to the daemon
  * until fl_host_end. The locks of c held. */
 enum fl_host_result fl_host_look(struct fl_conn *c, struct fl_pairing *out);
+
+/* Gives the other end of a connection that the daemon paired a timerfd to wake this process by. May fail unseen. */
+void fl_host_give_bell(struct fl_conn *c, uint64_t bell, int timer);
+
+/* Takes in what the daemon has sent: bells go to fl_bell_arrived. */
+void fl_host_take(void);
 
 /* The connection is no longer looking, or is closed. Harmless if it never asked. */
 void fl_host_end(struct fl_conn *c);

@@ -222,9 +222,8 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
   FL_FAULT(pair_attached);
   virtual_options(c, fd);
   fl_pair_options(c, fd);
-  /* Bells are given to processes of the same user. Who the other end is, fastlocald does not say; and a mailbox is not
-   * to be reached from another network namespace anyway. */
-  fl_bell_paired(c, !l->asks_host && l->rdv.peer_uid == (uid_t)fl_syscall6(__NR_geteuid, 0, 0, 0, 0, 0, 0));
+  fl_bell_paired(c, l->asks_host ? l->host.who : 0,
+                 !l->asks_host && l->rdv.peer_uid == (uid_t)fl_syscall6(__NR_geteuid, 0, 0, 0, 0, 0, 0));
   c->alive_at = fl_now();
   atomic_store_explicit(&c->reason, FL_WHY_NONE, memory_order_relaxed);
   FL_FAULT(pair_options);

@@ -245,11 +245,12 @@ static void bell_back(struct fl_bell **b) {
 
 static void bell_jumped(void *b) { bell_back(b); }
 
-/* A bell is worth its while if a connection of the call watches. */
+/* A bell is worth its while if a connection of the call watches. It is the first one's: those of other containers sleep
+ * NATIVE. */
 static struct fl_bell *bell_for(const struct waiters *w) {
   for (int i = 0; i < w->n; i++)
     if (fl_conn_mapped(w->conn[i]) && fl_rx_state(&w->conn[i]->rx) != FL_NATIVE)
-      return fl_bell_borrow();
+      return fl_bell_borrow(fl_local_of(w->conn[i])->who);
   return NULL;
 }
 

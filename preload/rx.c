@@ -400,7 +400,7 @@ static struct fl_bell *bell_for(struct fl_conn *c, const struct fl_io *io) {
   if ((io->flags & (MSG_PEEK | MSG_WAITALL)) || (atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX) ||
       !fl_conn_usable(c))
     return NULL;
-  struct fl_bell *bell = fl_bell_borrow();
+  struct fl_bell *bell = fl_bell_borrow(fl_local_of(c)->who);
   if (bell && !fl_bell_rest(c, c->rx.tail, bell)) {
     fl_bell_return(bell);
     return NULL;

@@ -35,7 +35,16 @@ int fl_host_send(int fd, enum fl_host_type type, uint64_t id, uint32_t ring_size
   struct fl_host_message m = {
       .magic = FL_HOST_MAGIC, .version = FL_HOST_VERSION, .type = (uint16_t)type, .ring_size = ring_size, .id = id};
 
+  if (type == FL_HOST_ASK)
+    m.who = FL_HOST_TAKES_BELLS;
   return fl_message_send(fd, &m, sizeof(m), tcp_fd);
+}
+
+int fl_host_send_bell(int fd, uint64_t id, uint64_t bell, int timer) {
+  struct fl_host_message m = {
+      .magic = FL_HOST_MAGIC, .version = FL_HOST_VERSION, .type = FL_HOST_BELL, .id = id, .bell = bell};
+
+  return fl_message_send(fd, &m, sizeof(m), timer);
 }
 
 static int check(const struct fl_host_message *m, int count) {
@@ -43,12 +52,14 @@ static int check(const struct fl_host_message *m, int count) {
     return -EBADMSG;
   if (m->version != FL_HOST_VERSION)
     return -EPROTO;
-  if (count != (m->type == FL_HOST_PAIRED) || m->type < FL_HOST_PAIRED || m->type > FL_HOST_BUSY)
+  if (count != (m->type == FL_HOST_PAIRED || m->type == FL_HOST_BELL))
+    return -EBADMSG;
+  if ((m->type < FL_HOST_PAIRED || m->type > FL_HOST_BUSY) && m->type != FL_HOST_BELL)
     return -EBADMSG;
   return 0;
 }
 
-int fl_host_receive(int fd, struct fl_host_message *m, struct fl_pairing *out) {
+int fl_host_receive(int fd, struct fl_host_message *m, struct fl_pairing *out, int *bell) {
   int fds[FL_MESSAGE_FDS], count, rc;
 
   *out = (struct fl_pairing){0};
@@ -60,6 +71,10 @@ int fl_host_receive(int fd, struct fl_host_message *m, struct fl_pairing *out) {
   else if (m->type == FL_HOST_PAIRED) {
     rc = fl_ring_size_valid(m->ring_size) && m->end <= 1 ? fl_segment_open(fds[0], m->ring_size, out) : -EINVAL;
     out->end = m->end;
+  }
+  if (m->type == FL_HOST_BELL && bell) {
+    *bell = fds[0];
+    return rc;
   }
   for (int i = 0; i < count; i++)
     fl_sys_close(fds[i]);

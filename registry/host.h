@@ -23,11 +23,17 @@
 #define FL_HOST_MAGIC 0x74736f6c66u                    /* "flost" */
 #define FL_HOST_VERSION 1u
 
+#define FL_HOST_TAKES_BELLS 1u
+
 enum fl_host_type {
   /* process -> daemon */
   FL_HOST_ASK = 1, /* with the TCP socket: who is at the other end? May be repeated: the last one counts. */
   FL_HOST_CANCEL,  /* no longer interested */
   FL_HOST_CLOSED,  /* a paired connection has ended: no longer counted against this process */
+
+  /* both ways, with a timerfd: how the other end of a paired connection can be woken (preload/bell.h). Only to and from
+   * those that take bells. */
+  FL_HOST_BELL,
 
   /* daemon -> process */
   FL_HOST_PAIRED = 64, /* with the memfd: the other end has got the same */
@@ -53,9 +59,15 @@ struct fl_host_message {
   uint16_t type;      /* enum fl_host_type */
   uint32_t ring_size; /* ASK: wanted; PAIRED: bytes of each ring */
   uint64_t id;        /* the asking process's name for its connection, never used twice by it */
-  uint16_t why;       /* enum fl_host_why */
-  uint16_t end;       /* PAIRED: 0 or 1, for fl_attach */
-  uint32_t zero;
+  union {
+    struct {
+      uint16_t why; /* enum fl_host_why */
+      uint16_t end; /* PAIRED: 0 or 1, for fl_attach */
+      uint32_t who; /* ASK: FL_HOST_TAKES_BELLS, or 0. PAIRED: stands for the other end's user and network namespace; 0:
+                       bells cannot be passed */
+    };
+    uint64_t bell; /* BELL: its number */
+  };
 };
 _Static_assert(sizeof(struct fl_host_message) == 32, "no padding: the struct is sent as it is");
 
@@ -67,10 +79,13 @@ int fl_host_connect(const char *path, int base_fd);
  * -errno: the connection is of no use any more. */
 int fl_host_send(int fd, enum fl_host_type type, uint64_t id, uint32_t ring_size, int tcp_fd);
 
+/* Sends a timerfd by which this process can be woken to the other end of the paired connection `id`. The same. */
+int fl_host_send_bell(int fd, uint64_t id, uint64_t bell, int timer);
+
 /*
- * Takes one answer. 0: *m is checked; for FL_HOST_PAIRED the segment is mapped and *out is the caller's. -EAGAIN:
- * nothing has come. -EBADF, -EPERM, ..., with *m filled and m->id valid (type FL_HOST_PAIRED): this one connection
- * cannot be paired. -EPROTO: a daemon of another version. Any other -errno, with m->type 0: the connection to the
- * daemon is lost.
+ * Takes one answer. 0: *m is checked; for FL_HOST_PAIRED the segment is mapped and *out is the caller's; for
+ * FL_HOST_BELL *bell is, a descriptor of any kind (with NULL for bell it is closed). -EAGAIN: nothing has come. -EBADF,
+ * -EPERM, ..., with *m filled and m->id valid (type FL_HOST_PAIRED): this one connection cannot be paired. -EPROTO: a
+ * daemon of another version. Any other -errno, with m->type 0: the connection to the daemon is lost.
  */
-int fl_host_receive(int fd, struct fl_host_message *m, struct fl_pairing *out);
+int fl_host_receive(int fd, struct fl_host_message *m, struct fl_pairing *out, int *bell);

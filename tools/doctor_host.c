@@ -77,7 +77,7 @@ static int hear(const int fd[2], struct fl_host_message *m, struct fl_pairing *p
   if (poll(ready, 2, PATIENCE_MS) < 1)
     return -1;
   int first = ready[0].revents ? 0 : 1;
-  *rc = fl_host_receive(fd[first], m, p);
+  *rc = fl_host_receive(fd[first], m, p, NULL);
   return first;
 }
 

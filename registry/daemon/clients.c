@@ -240,6 +240,11 @@ static bool obey(struct client *c, const struct fl_host_message *m, const int *f
       return false;
     match_ask(c, m, fds[0]);
     return true;
+  case FL_HOST_BELL:
+    if (count != 1)
+      return false;
+    match_bell(c, m, fds[0]);
+    return true;
   case FL_HOST_CANCEL:
   case FL_HOST_CLOSED: match_forget(c, m->id); return count == 0;
   default: return false;

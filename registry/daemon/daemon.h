@@ -54,6 +54,8 @@ struct question {
   struct fl_tuple tuple; /* of the TCP socket */
   int held;              /* compare.h: a duplicate of it while the question waits, -1 */
   uint32_t ring_size;
+  bool takes_bells;
+  uint16_t bells;         /* passed on for it */
   uint64_t since;         /* now_ns() */
   struct question *other; /* the other end, once paired */
   UT_hash_handle hh;
@@ -99,6 +101,8 @@ bool client_send(struct client *c, const struct fl_host_message *m, int passed);
 
 /* A client asks, with a socket that stays the caller's. */
 void match_ask(struct client *c, const struct fl_host_message *m, int tcp_fd);
+/* Passes a bell on to the other end of a pair; it stays the caller's. */
+void match_bell(struct client *c, const struct fl_host_message *m, int timer);
 /* It does not ask any more, or the connection is closed. */
 void match_forget(struct client *c, uint64_t id);
 void match_forget_all(struct client *c);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -15,6 +16,8 @@
 #include "say.h"
 
 #define EXPIRE_NS (120ull * 1000000000) /* the library looks for an answer for less than a minute */
+
+#define BELLS_MAX 64 /* of one end of a pair */
 
 /* Waiting questions by the number that their peer's must have. */
 struct place {
@@ -140,6 +143,14 @@ static void answer(const struct question *q, enum fl_host_type type, enum fl_hos
   client_send(q->key.client, &m, -1);
 }
 
+/* Stands for a user in a network namespace, also after this daemon was started anew: cookies are never used again. 0:
+ * unknown. */
+static uint32_t number_of(const struct client *c) {
+  uint64_t h = (c->who.netns * 0x9e3779b97f4a7c15u ^ c->who.uid) * 0x9e3779b97f4a7c15u;
+
+  return c->who.netns ? (uint32_t)(h >> 32) | 1 : 0;
+}
+
 static void answer_paired(const struct question *q, int end, int memfd) {
   struct fl_host_message m = {.magic = FL_HOST_MAGIC,
                               .version = FL_HOST_VERSION,
@@ -147,6 +158,9 @@ static void answer_paired(const struct question *q, int end, int memfd) {
                               .id = q->key.id,
                               .ring_size = q->ring_size,
                               .end = (uint16_t)end};
+
+  if (q->takes_bells && q->other->takes_bells)
+    m.who = number_of(q->other->key.client);
 
   /* If it does not get this, it stays on TCP, and its peer with it. */
   client_send(q->key.client, &m, memfd);
@@ -273,6 +287,7 @@ static struct question *question_new(struct client *c, const struct fl_host_mess
   q->key.client = c;
   q->key.id = m->id;
   q->ring_size = m->ring_size;
+  q->takes_bells = m->who & FL_HOST_TAKES_BELLS;
   q->since = now_ns();
   q->held = -1;
   HASH_ADD(hh, all, key, sizeof(q->key), q);
@@ -311,6 +326,29 @@ void match_ask(struct client *c, const struct fl_host_message *m, int tcp_fd) {
   }
 }
 
+/* ---- bells ---- */
+
+/* Whoever gets it would have to close whatever else it is. */
+static bool is_timer(int fd) {
+  static const char want[] = "anon_inode:[timerfd]";
+  char path[32], link[sizeof(want)] = "";
+
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  return readlink(path, link, sizeof(link)) == (ssize_t)sizeof(want) - 1 && memcmp(link, want, sizeof(want) - 1) == 0;
+}
+
+void match_bell(struct client *c, const struct fl_host_message *m, int timer) {
+  struct question *q = find(c, m->id);
+
+  /* the pair may have come to its end meanwhile */
+  if (!q || !q->other || !q->takes_bells || !q->other->takes_bells || q->bells >= BELLS_MAX || !is_timer(timer))
+    return;
+  q->bells++;
+  struct fl_host_message there = *m;
+  there.id = q->other->key.id;
+  client_send(q->other->key.client, &there, timer);
+}
+
 /* ---- time ---- */
 
 /* One of those that wait and are compared with each other; false: nothing has changed. */
@@ -337,7 +375,7 @@ static void compare_all(uint64_t now) {
 
   if (now < due)
     return;
-  due = now + COMPARE_AGAIN_MS * 1000000u;
+  due = now + COMPARE_AGAIN_MS * UINT64_C(1000000);
   while (q) {
     struct question *next = q->age_next;
     /* what it was introduced to may be the next one: begin anew */

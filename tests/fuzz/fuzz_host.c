@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     kernel_message(&m, sizeof m, m.type == FL_HOST_PAIRED);
     fl_host_send(fd, FL_HOST_ASK, 7, FL_RING_MIN, fd);
-    int rc = fl_host_receive(fd, &m, &p);
+    int rc = fl_host_receive(fd, &m, &p, NULL);
     MUST(kernel_open_fds() == 1); /* what was passed is closed */
     MUST(kernel_mappings() == (p.seg != NULL));
     if (rc == 0 && m.type == FL_HOST_PAIRED) {

@@ -130,8 +130,10 @@ double daemon_cpu_seconds(const struct daemon_run *r) {
 }
 
 int join(const struct daemon_run *r) {
-  int fd = fl_host_connect(r->socket, 0);
+  int fd;
 
+  while ((fd = fl_host_connect(r->socket, 0)) == -EAGAIN) /* its backlog is full */
+    pause_ms(1);
   cr_assert_geq(fd, 0, "%s", strerror(-fd));
   return fd;
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -378,5 +379,74 @@ Test(host_attacks, a_close_that_takes_its_time) {
   for (int i = 0; i < 20; i++)
     close(accepted[i]);
   close(listener);
+  calm(&s);
+}
+
+/* ---- bells ---- */
+
+/* Sends a bell about a connection; the descriptor stays the caller's. */
+static void give(int client, uint64_t id, uint64_t bell, int fd) {
+  while (fl_host_send_bell(client, id, bell, fd) == -EAGAIN)
+    usleep(100);
+}
+
+Test(host_attacks, bells_reach_the_other_end_of_a_pair_and_nobody_else) {
+  struct scene s = scene(NULL);
+  int timer = timerfd_create(CLOCK_MONOTONIC, 0), z = join(&s.r);
+
+  ask_about(s.x, 1, s.e.client);
+  give(s.x, 1, 77, timer); /* not paired yet */
+  ask_about(s.y, 2, s.e.server);
+  struct said x = hear(s.x, 5000), y = hear(s.y, 5000);
+  cr_assert(x.m.type == FL_HOST_PAIRED && y.m.type == FL_HOST_PAIRED);
+  cr_assert_neq(x.m.who, 0);
+  cr_assert_eq(x.m.who, y.m.who, "both are of one user and one namespace");
+  close(x.memfd);
+  close(y.memfd);
+  give(z, 1, 78, timer);        /* another's connection */
+  give(s.x, 9, 79, timer);      /* none */
+  give(s.x, 1, 80, s.e.client); /* whoever got this would have to close it */
+  give(s.x, 1, 81, STDERR_FILENO);
+  give(s.x, 1, 82, timer);
+  y = hear(s.y, 5000);
+  cr_assert_eq(y.m.type, FL_HOST_BELL);
+  cr_assert_eq(y.m.id, 2);
+  cr_assert_eq(y.m.bell, 82);
+  cr_assert_geq(y.memfd, 0);
+  close(y.memfd);
+  for (uint64_t i = 0; i < 200; i++)
+    give(s.x, 1, 100 + i, timer);
+  int n = 0;
+  while (!(y = hear(s.y, 200)).silent) {
+    close(y.memfd);
+    n++;
+  }
+  cr_assert_lt(n, 100, "%d bells of one connection", n);
+  cr_assert(hear(z, 0).silent);
+  fl_host_send(s.x, FL_HOST_CLOSED, 1, 0, -1);
+  give(s.x, 1, 83, timer); /* no longer */
+  cr_assert(hear(s.y, 100).silent);
+  close(timer);
+  close(z);
+  calm(&s);
+}
+
+Test(host_attacks, bells_are_not_sent_to_who_does_not_take_them) {
+  struct scene s = scene(NULL);
+  struct fl_host_message old = message(FL_HOST_ASK, 2); /* a library that knows no bells */
+  int timer = timerfd_create(CLOCK_MONOTONIC, 0);
+
+  ask_about(s.x, 1, s.e.client);
+  cr_assert_eq(send_fds(s.y, &old, sizeof(old), &s.e.server, 1), 0);
+  struct said x = hear(s.x, 5000), y = hear(s.y, 5000);
+  cr_assert(x.m.type == FL_HOST_PAIRED && y.m.type == FL_HOST_PAIRED);
+  cr_assert_eq(x.m.who, 0);
+  cr_assert_eq(y.m.who, 0);
+  close(x.memfd);
+  close(y.memfd);
+  give(s.x, 1, 77, timer);
+  cr_assert(hear(s.y, 100).silent);
+  fl_host_send(s.x, FL_HOST_CLOSED, 1, 0, -1);
+  close(timer);
   calm(&s);
 }
