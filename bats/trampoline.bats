@@ -45,6 +45,35 @@ on_the_ring() {
 @test "those of an object loaded with dlopen" { on_the_ring all "plugin:$PROGRAMS/plugin.so"; }
 @test "those of an object loaded with dlmopen" { on_the_ring all "namespace:$PROGRAMS/plugin.so"; }
 
+# Objects that were patched, by the log, which is emptied.
+patched() {
+  sed -n 's/.* trampolines in \([^:]*\): .*/\1/p' "$T/log" | tr '\n' ' '
+  : >"$T/log"
+}
+
+@test "auto patches the main program if it makes calls itself, and libc when there is a stream" {
+  need_library
+  mode both
+  tramp auto "FASTLOCAL_LOG=info:$T/log"
+  : >"$T/log"
+  client true
+  assert_equal "$(patched)" ""
+  client "$PROGRAMS/calls" 2>/dev/null || true
+  assert_equal "$(patched)" "calls "
+  client "$PROGRAMS/inside" child-spawn
+  assert_equal "$(patched)" "inside "
+  client "$PROGRAMS/inside" signal-restarts-stdio
+  assert_equal "$(patched)" "inside libc.so.6 ld-linux-x86-64.so.2 "
+}
+
+@test "stdio, in a process that has threads before its first stream" {
+  mode both
+  tramp auto "FASTLOCAL_LOG=info:$T/log"
+  client "$PROGRAMS/inside" stream-beside-threads
+  [[ -z $LIBRARY ]] || refute grep "trampolines in libc" "$T/log"
+  assert_ring_share inside 50
+}
+
 @test "what is not patched stays on TCP" {
   mode both
   tramp libc
@@ -63,12 +92,14 @@ on_the_ring() {
 }
 
 @test "cancellation, signals, jumps and children inside of a call" {
-  local name
+  local name how
   [[ -x $PROGRAMS/inside ]] || skip "no C++ compiler"
   mode both
-  tramp auto
-  for name in $("$PROGRAMS/inside"); do
-    client "$PROGRAMS/inside" "$name" || fail "$name: status $?"
+  for how in auto all; do
+    tramp "$how"
+    for name in $("$PROGRAMS/inside"); do
+      client "$PROGRAMS/inside" "$name" || fail "$how, $name: status $?"
+    done
   done
   assert_ring_share inside 50
 }

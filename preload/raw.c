@@ -195,8 +195,6 @@ static int raw_epoll_pwait2(int epfd, struct epoll_event *events, int max, const
   X(epoll_create) X(epoll_create1) X(epoll_ctl) X(epoll_wait) X(epoll_pwait) X(epoll_pwait2)
 /* clang-format on */
 
-static struct fl_real libc;
-
 bool fl_raw_possible(bool (*inside)(uintptr_t address)) {
 #define X(name) \
   if (!fl_real.name || !inside((uintptr_t)fl_real.name)) \
@@ -209,20 +207,11 @@ bool fl_raw_possible(bool (*inside)(uintptr_t address)) {
 }
 
 void fl_raw_use(void) {
-  libc = fl_real;
 #define X(name) fl_real.name = raw_##name;
   FUNCTIONS(X)
 #undef X
   fl_real.fcntl = raw_fcntl;
   fl_real.fcntl64 = raw_fcntl;
-}
-
-void fl_raw_undo(void) {
-#define X(name) fl_real.name = libc.name;
-  FUNCTIONS(X)
-  X(fcntl)
-  X(fcntl64)
-#undef X
 }
 
 #endif

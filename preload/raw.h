@@ -32,6 +32,5 @@ bool fl_raw_single(void);
  * us and libc, and is not to be left out. */
 bool fl_raw_possible(bool (*inside)(uintptr_t address));
 
-/* Puts them into the table, and takes them out again. While nothing is patched; other threads may be in either. */
+/* Puts them into the table, for good. Before anything is patched; other threads may be in either. */
 void fl_raw_use(void);
-void fl_raw_undo(void);

@@ -91,7 +91,7 @@ FL_EXPORT FILE *fdopen(int fd, const char *mode) {
   FILE *f = REAL(fdopen)(fd, mode);
 
   if (FL_LIKELY(e == 0) || !f || !(fl_entry_conn(e) || (e & FL_TAG_MASK) == FL_TAG_STREAM) ||
-      (fl_tramp_stdio && !strchr(mode, 'c'))) /* 'c': libc reads with an instruction of its own */
+      (fl_tramp_for_stdio() && !strchr(mode, 'c'))) /* 'c': libc reads with an instruction of its own */
     return f;
   FILE *ours = exchange(f, fd, mode);
   if (!ours && fl_entry_conn(e))

@@ -19,7 +19,7 @@
 #include "trampoline/tramp.h"
 
 #define OBJECTS 1024
-#define BUDGET_NS 8000000u /* for reading one object that has no plan in the cache, unless it was asked for by name */
+#define BUDGET_NS 8000000u /* of processor time, for reading a main program that has no plan in the cache */
 
 bool fl_tramp_stdio;
 
@@ -48,6 +48,8 @@ static struct {
   struct fl_object libc, loader, main_program, self;
   bool has_libc, has_loader, has_main, has_self;
   bool main_needs_libc;
+  bool running; /* other threads ran when this was looked for */
+  bool raw;     /* raw.h's functions are in use */
 } found;
 
 static bool holds(const struct fl_object *o, uintptr_t at) { return at >= o->low && at < o->high; }
@@ -207,69 +209,98 @@ static void loaded(void) {
 
 /* ---- start ---- */
 
-static void note_known_fds(void) {
-  for (unsigned fd = 0; fd < fl_fds_size; fd++)
-    if (fl_entry((int)fd))
-      fl_tramp_note((int)fd, true);
-}
-
-/* libc first: without it nothing else is worth the risk. */
-static bool start_libc(bool running) {
-  struct report report;
-
+/* The kernel lane of the hooks is made here from now on. False: that is not possible, and nothing may be patched. */
+static bool use_raw(void) {
+  if (found.raw)
+    return true;
   if (!found.has_libc || !found.has_self || !fl_raw_possible(in_libc)) {
     fl_log(FL_LOG_INFO, "no trampolines: another library stands between this one and libc");
     return false;
   }
+  fl_tramp_init();
   fl_raw_use();
-  if (!patch(&found.libc, false, running, 0, &report)) {
-    fl_raw_undo();
-    return false;
-  }
-  fl_tramp_stdio = !running && report.stdio && report.reads && report.writes && report.closes;
+  found.raw = true;
   return true;
+}
+
+static void patch_libc(void) {
+  struct report report;
+
+  remember(&found.libc);
+  if (!patch(&found.libc, false, found.running, 0, &report))
+    return;
+  fl_tramp_stdio = !found.running && report.stdio && report.reads && report.writes && report.closes;
+  if (found.has_loader && fl_options.tramp != FL_TRAMP_LIBC) {
+    remember(&found.loader);
+    patch(&found.loader, false, found.running, 0, &report);
+  }
+}
+
+static void patch_main(enum fl_go go, uint64_t budget) {
+  struct report report;
+
+  if (!found.has_main || go == FL_GO_UNKNOWN)
+    return;
+  remember(&found.main_program);
+  patch(&found.main_program, true, found.running, go == FL_GO_YES ? 0 : budget, &report);
+}
+
+static void patch_all(void) {
+  each_object(patch_new);
+  fl_decode_open(); /* not in the midst of a dlopen */
+  uintptr_t hook = (uintptr_t)dlsym(RTLD_DEFAULT, "_dl_debug_state");
+  if (!found.has_loader || !hook || !fl_tramp_hook_loader(&found.loader, hook, loaded))
+    fl_log(FL_LOG_INFO, "no trampolines in objects that are loaded later: the loader is not as expected");
 }
 
 void fl_tramp_start(void) {
   unsigned n = 0;
   int mode = fl_options.tramp;
-  struct report report;
+  bool all = mode == FL_TRAMP_ALL || mode == FL_TRAMP_AUDIT;
+  enum fl_go go = FL_GO_NO;
 
   if (mode == FL_TRAMP_OFF)
     return;
   dl_iterate_phdr(look_at, &n);
-  enum fl_go go = found.has_main ? fl_object_go(&found.main_program) : FL_GO_UNKNOWN;
+  found.running = !fl_raw_single();
+  cache = fl_cache_directory(directory, sizeof directory);
+  if (mode == FL_TRAMP_AUTO && !(found.has_main && fl_tramp_promising(&found.main_program, cache, BUDGET_NS)))
+    return;
+  if (mode != FL_TRAMP_LIBC)
+    go = found.has_main ? fl_object_go(&found.main_program) : FL_GO_UNKNOWN;
   if (go != FL_GO_NO && !found.main_needs_libc) {
     fl_log(FL_LOG_INFO, "no trampolines: a Go program without cgo, whose threads are not libc's");
+    found.has_libc = false;
     return;
   }
-  fl_tramp_init();
-  note_known_fds();
   if (mode == FL_TRAMP_AUDIT)
     fl_log(FL_LOG_INFO, "audit: own %#lx %#lx", (unsigned long)found.self.low, (unsigned long)found.self.high);
-  cache = fl_cache_directory(directory, sizeof directory);
-  bool running = !fl_raw_single();
-  if (start_libc(running)) {
-    bool all = mode == FL_TRAMP_ALL || mode == FL_TRAMP_AUDIT;
-    remember(&found.libc);
-    if (mode != FL_TRAMP_LIBC && found.has_main && go != FL_GO_UNKNOWN) {
-      remember(&found.main_program);
-      patch(&found.main_program, true, running, all || go == FL_GO_YES ? 0 : BUDGET_NS, &report);
-    }
-    if (found.has_loader) {
-      remember(&found.loader);
-      patch(&found.loader, false, running, all ? 0 : BUDGET_NS, &report);
-    }
-    if (all) {
-      each_object(patch_new);
-      fl_decode_open(); /* not in the midst of a dlopen */
-      uintptr_t hook = (uintptr_t)dlsym(RTLD_DEFAULT, "_dl_debug_state");
-      if (!found.has_loader || !hook || !fl_tramp_hook_loader(&found.loader, hook, loaded))
-        fl_log(FL_LOG_INFO, "no trampolines in objects that are loaded later: the loader is not as expected");
-      return;
-    }
-  }
+  if (!use_raw())
+    return;
+  if (mode != FL_TRAMP_LIBC)
+    patch_main(go, all ? 0 : BUDGET_NS);
+  if (mode != FL_TRAMP_AUTO)
+    patch_libc();
+  if (all)
+    patch_all();
+  else
+    fl_decode_close();
+}
+
+bool fl_tramp_for_stdio(void) {
+  static bool tried; /* by the one thread that there is */
+
+  if (fl_options.tramp != FL_TRAMP_AUTO || fl_tramp_stdio || tried || !found.has_libc || !fl_raw_single() ||
+      fl_in_vfork_child())
+    return fl_tramp_stdio;
+  int saved = errno;
+  tried = true;
+  found.running = false;
+  if (use_raw())
+    patch_libc();
   fl_decode_close();
+  errno = saved;
+  return fl_tramp_stdio;
 }
 
 #else

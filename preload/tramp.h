@@ -7,6 +7,12 @@
 /* Patches what the option says. Once, at the end of the library's constructor. */
 void fl_tramp_start(void);
 
+/*
+ * libc is about to make a stream for a connection. If so far nothing needed libc to be patched (`auto`), and no other
+ * thread runs, it is patched now. Returns fl_tramp_stdio.
+ */
+bool fl_tramp_for_stdio(void);
+
 /* Does stdio's own reading and writing arrive at the hooks? Then a connection may be used through it. */
 extern bool fl_tramp_stdio;
 

@@ -13,7 +13,7 @@ struct head {
   uint64_t magic;
   uint32_t version, site_bytes;
   uint64_t text, text_bytes; /* the segment, as the file has it */
-  uint32_t careful, pairs, n, build_id_len;
+  uint32_t how, pairs, n, build_id_len;
   uint8_t build_id[FL_BUILD_ID_MAX];
 };
 #define VERSION 3u /* of the method as well: what an older one would have judged otherwise is made again */
@@ -42,19 +42,19 @@ const char *fl_cache_directory(char *buf, size_t size) {
   return n > 0 && (size_t)n < size ? buf : NULL;
 }
 
-static void describe(struct head *h, const struct fl_object *o, bool careful) {
+static void describe(struct head *h, const struct fl_object *o, enum fl_cached how) {
   memset(h, 0, sizeof *h);
   h->magic = MAGIC;
   h->version = VERSION;
   h->site_bytes = sizeof(struct fl_site);
   h->text = o->text - o->bias;
   h->text_bytes = o->text_end - o->text;
-  h->careful = careful;
+  h->how = how;
   h->build_id_len = o->build_id_len;
   memcpy(h->build_id, o->build_id, o->build_id_len);
 }
 
-static bool name_of(char *buf, size_t size, const struct fl_object *o, bool careful) {
+static bool name_of(char *buf, size_t size, const struct fl_object *o, enum fl_cached how) {
   static const char digits[] = "0123456789abcdef";
 
   if (!o->build_id_len || size < 2u * o->build_id_len + 3)
@@ -63,7 +63,7 @@ static bool name_of(char *buf, size_t size, const struct fl_object *o, bool care
     *buf++ = digits[o->build_id[i] >> 4];
     *buf++ = digits[o->build_id[i] & 15];
   }
-  *buf++ = careful ? 'c' : 'p';
+  *buf++ = "pcg"[how];
   *buf = '\0';
   return true;
 }
@@ -86,11 +86,11 @@ static int open_directory(const char *path) {
   return fd;
 }
 
-bool fl_cache_read(const char *directory, const struct fl_object *o, struct fl_plan *p, bool careful) {
+bool fl_cache_read(const char *directory, const struct fl_object *o, struct fl_plan *p, enum fl_cached how) {
   char name[2 * FL_BUILD_ID_MAX + 4];
   struct head h, want;
   bool ok = false;
-  int dir = name_of(name, sizeof name, o, careful) ? open_directory(directory) : -1;
+  int dir = name_of(name, sizeof name, o, how) ? open_directory(directory) : -1;
 
   if (dir < 0)
     return false;
@@ -98,7 +98,7 @@ bool fl_cache_read(const char *directory, const struct fl_object *o, struct fl_p
   fl_sys_close(dir);
   if (fd < 0)
     return false;
-  describe(&want, o, careful);
+  describe(&want, o, how);
   if (own(fd, S_IFREG, 022) && fl_sys_read(fd, &h, sizeof h) == (ssize_t)sizeof h) {
     want.n = h.n;
     want.pairs = h.pairs;
@@ -111,11 +111,11 @@ bool fl_cache_read(const char *directory, const struct fl_object *o, struct fl_p
   return ok && fl_plan_fits(p, o);
 }
 
-void fl_cache_write(const char *directory, const struct fl_object *o, const struct fl_plan *p, bool careful) {
+void fl_cache_write(const char *directory, const struct fl_object *o, const struct fl_plan *p, enum fl_cached how) {
   char name[2 * FL_BUILD_ID_MAX + 4], temporary[2 * FL_BUILD_ID_MAX + 32], parent[512];
   struct head h;
 
-  if (!name_of(name, sizeof name, o, careful))
+  if (!name_of(name, sizeof name, o, how))
     return;
   int dir = open_directory(directory);
   if (dir == -ENOENT) {
@@ -131,7 +131,7 @@ void fl_cache_write(const char *directory, const struct fl_object *o, const stru
   }
   if (dir < 0)
     return;
-  describe(&h, o, careful);
+  describe(&h, o, how);
   h.n = p->n;
   h.pairs = p->pairs;
   /* complete or not there: another process may read it at any time */

@@ -12,8 +12,11 @@
  * /var/cache/fastlocal if neither is set. NULL: none. */
 const char *fl_cache_directory(char *buf, size_t size);
 
+/* How a plan was made: plain and careful, as in fl_plan_make; or by a glance, which found nothing. */
+enum fl_cached { FL_CACHED_PLAIN, FL_CACHED_CAREFUL, FL_CACHED_GLANCE };
+
 /* False: there is none for this object, or it is not to be believed. */
-bool fl_cache_read(const char *directory, const struct fl_object *o, struct fl_plan *p, bool careful);
+bool fl_cache_read(const char *directory, const struct fl_object *o, struct fl_plan *p, enum fl_cached how);
 
 /* Makes the directory (0700) if need be. Whatever fails, the plan is made again next time. */
-void fl_cache_write(const char *directory, const struct fl_object *o, const struct fl_plan *p, bool careful);
+void fl_cache_write(const char *directory, const struct fl_object *o, const struct fl_plan *p, enum fl_cached how);

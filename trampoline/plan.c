@@ -11,6 +11,7 @@
 #define JUMP_BYTES 5u
 #define SITES_MAX 4096u
 #define INSNS_MAX (1u << 18) /* of one function */
+#define PIECE (1ul << 18)    /* bytes between two looks at the clock */
 
 const char *fl_refusal_text(enum fl_refusal why) {
   static const char *const text[] = {
@@ -30,6 +31,54 @@ void fl_plan_close(struct fl_plan *p) {
   if (p->sites)
     fl_sys_munmap(p->sites, p->room * sizeof *p->sites);
   p->sites = NULL;
+}
+
+uint64_t fl_plan_clock(void) {
+  struct timespec t;
+
+  fl_syscall6(__NR_clock_gettime, CLOCK_THREAD_CPUTIME_ID, (long)&t, 0, 0, 0, 0);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static bool late(uint64_t until) { return until != UINT64_MAX && fl_plan_clock() > until; }
+
+/* The next pair 0f 05 in [at, end), or NULL. By its rarer byte: several times as fast as memmem. */
+static const uint8_t *next_pair(const uint8_t *at, const uint8_t *end) {
+  while (end - at >= 2 && (at = memchr(at + 1, 0x05, (size_t)(end - at - 1))) != NULL)
+    if (at[-1] == 0x0f)
+      return at - 1;
+  return NULL;
+}
+
+/* ---- a glance ---- */
+
+#define BEHIND 16 /* bytes in which a number is looked for */
+
+static bool loads_rax(const uint8_t *from, const uint8_t *to) {
+  for (const uint8_t *b = from; b + 2 <= to; b++) {
+    if (b[0] == 0xb8 && to - b >= 5 && b[2] < FL_NUMBERS_END >> 8 && b[3] == 0 && b[4] == 0)
+      return true; /* mov $number, %eax */
+    if ((b[0] == 0x31 || b[0] == 0x33 || b[0] == 0xc7) && b[1] == 0xc0)
+      return true; /* xor %eax, %eax; mov $number, %rax */
+    if ((b[0] == 0x89 && (b[1] & 0xc7) == 0xc0) || (b[0] == 0x8b && (b[1] & 0x38) == 0) || b[1] == 0x58)
+      return true; /* mov %reg, %eax; mov anything, %eax; pop %rax */
+  }
+  return false;
+}
+
+enum fl_glance fl_plan_glance(const struct fl_object *o, uint64_t until) {
+  const uint8_t *text = (const uint8_t *)o->text, *end = (const uint8_t *)o->text_end;
+
+  for (const uint8_t *piece = text; piece < end; piece += PIECE) {
+    const uint8_t *to = (size_t)(end - piece) > PIECE ? piece + PIECE + 1 : end;
+    if (late(until))
+      return FL_GLANCE_LATE;
+    for (const uint8_t *at = piece; (at = next_pair(at, to)) != NULL; at += 2)
+      /* no code goes on with 00; distances of jumps and of data do */
+      if (at + 2 < end && at[2] != 0 && loads_rax(at - text > BEHIND ? at - BEHIND : text, at))
+        return FL_GLANCE_SOME;
+  }
+  return FL_GLANCE_NONE;
 }
 
 /* ---- one function ---- */
@@ -159,32 +208,51 @@ static bool jump_before(const uint8_t *distance) {
   return (distance[-1] & 0xfe) == 0xe8 || ((distance[-1] & 0xf0) == 0x80 && distance[-2] == 0x0f);
 }
 
-static bool refuse_targets(struct fl_plan *p, const struct fl_object *o) {
+/* Go's linker has no such parts: for its code there is nothing to look for. */
+static bool needs_sweep(const struct fl_plan *p) {
+  for (uint32_t i = 0; i < p->n; i++)
+    if (p->sites[i].refusal == FL_SITE_OK && !(p->sites[i].flags & FL_SITE_GO))
+      return true;
+  return false;
+}
+
+static void refuse_target(struct fl_plan *p, size_t from, size_t to) {
+  for (uint32_t k = 0; k < p->n; k++) {
+    struct fl_site *s = &p->sites[k];
+    /* its own bytes: a conditional jump among them was seen, and goes elsewhere */
+    if (s->refusal == FL_SITE_OK && !(s->flags & FL_SITE_GO) && to > s->at && to <= s->at + s->len &&
+        !(from + 3 > s->at && from < s->at + s->len))
+      s->refusal = FL_SITE_TARGET;
+  }
+}
+
+static bool refuse_targets(struct fl_plan *p, const struct fl_object *o, uint64_t until) {
   size_t size = o->text_end - o->text, words = size / 64 + 1;
-  uint64_t *inside = fl_sys_map_private(words * 8);
   const uint8_t *text = (const uint8_t *)o->text;
 
+  if (!needs_sweep(p))
+    return true;
+  uint64_t *inside = fl_sys_map_private(words * 8);
   if (!inside)
     return false;
   for (uint32_t i = 0; i < p->n; i++)
     for (uint32_t at = p->sites[i].at + 1; p->sites[i].refusal == FL_SITE_OK && at <= p->sites[i].at + p->sites[i].len;
          at++)
       inside[at / 64] |= 1ull << at % 64;
-  for (size_t i = 2; i + 4 <= size; i++) {
+  bool done = true;
+  for (size_t i = 2; done && i + 4 <= size; i++) {
     int32_t distance;
+    if (__builtin_expect(!jump_before(text + i), 1)) {
+      done = i % PIECE || !late(until);
+      continue;
+    }
     memcpy(&distance, text + i, 4);
     size_t to = i + 4 + (size_t)(intptr_t)distance;
-    if (__builtin_expect(to >= size || !(inside[to / 64] >> to % 64 & 1), 1) || !jump_before(text + i))
-      continue;
-    for (uint32_t k = 0; k < p->n; k++) {
-      struct fl_site *s = &p->sites[k];
-      /* its own bytes: a conditional jump among them was seen, and goes elsewhere */
-      if (s->refusal == FL_SITE_OK && to > s->at && to <= s->at + s->len && !(i + 3 > s->at && i < s->at + s->len))
-        s->refusal = FL_SITE_TARGET;
-    }
+    if (to < size && (inside[to / 64] >> to % 64 & 1))
+      refuse_target(p, i, to);
   }
   fl_sys_munmap(inside, words * 8);
-  return true;
+  return done;
 }
 
 /* `mov $number,%eax` right in front of it, and no other instruction that ends with the same bytes: most do not matter.
@@ -201,13 +269,6 @@ static bool unwanted_at_a_glance(const uint8_t *text, const uint8_t *at, int16_t
   return true;
 }
 
-static bool late(uint64_t until) {
-  struct timespec t;
-
-  fl_syscall6(__NR_clock_gettime, CLOCK_MONOTONIC, (long)&t, 0, 0, 0, 0);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec > until;
-}
-
 bool fl_plan_make(struct fl_plan *p, const struct fl_object *o, const struct fl_plan_how *how) {
   const uint8_t *text = (const uint8_t *)o->text, *end = (const uint8_t *)o->text_end;
   struct fl_function f = {0};
@@ -218,7 +279,7 @@ bool fl_plan_make(struct fl_plan *p, const struct fl_object *o, const struct fl_
   if (!b.insns)
     return false;
   p->n = p->pairs = 0;
-  for (const uint8_t *at = text; (at = memmem(at, (size_t)(end - at), "\x0f\x05", 2)) != NULL; at += 2) {
+  for (const uint8_t *at = text; (at = next_pair(at, end)) != NULL; at += 2) {
     if (p->n == p->room || late(how->until)) {
       done = false;
       break;
@@ -245,7 +306,7 @@ bool fl_plan_make(struct fl_plan *p, const struct fl_object *o, const struct fl_
       judge(s, o, &b, &f, (uintptr_t)at, how->careful);
   }
   fl_sys_munmap(b.insns, INSNS_MAX * sizeof *b.insns);
-  return done && refuse_targets(p, o);
+  return done && refuse_targets(p, o, how->until);
 }
 
 bool fl_plan_fits(const struct fl_plan *p, const struct fl_object *o) {

@@ -55,8 +55,19 @@ struct fl_plan_how {
   bool careful;  /* vector registers are kept at every site: code of which it is not known that its functions are called
                     by the  rules only */
   bool thorough; /* also decode what shows at a glance that its number does not matter (for reports; twice the time) */
-  uint64_t until; /* CLOCK_MONOTONIC in ns: give up */
+  uint64_t until; /* fl_plan_clock(): give up */
 };
+
+/* Processor time of this thread in ns: what a plan may cost is not to depend on what else the machine does. */
+uint64_t fl_plan_clock(void);
+
+/*
+ * Does the object seem to make system calls? A look at the bytes around each pair, with no decoder: a number comes into
+ * rax shortly before, and what follows is code. FL_GLANCE_LATE: it took too long. Some who make them in ways that no
+ * compiler writes are told from none.
+ */
+enum fl_glance { FL_GLANCE_NONE, FL_GLANCE_SOME, FL_GLANCE_LATE };
+enum fl_glance fl_plan_glance(const struct fl_object *o, uint64_t until);
 
 /*
  * Finds and judges every system call of the object. The decoder must be open. False: it took too long, or too much

@@ -3,7 +3,6 @@
 
 #include <cpuid.h>
 #include <string.h>
-#include <time.h>
 
 #include "cache.h"
 #include "commit.h"
@@ -50,13 +49,6 @@ void fl_tramp_init(void) {
 
 /* ---- objects ---- */
 
-static uint64_t now_ns(void) {
-  struct timespec t;
-
-  fl_syscall6(__NR_clock_gettime, CLOCK_MONOTONIC, (long)&t, 0, 0, 0, 0);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static bool wanted(const struct fl_site *s) {
   return s->refusal != FL_SITE_UNWANTED && s->refusal != FL_SITE_FALSE && s->refusal != FL_SITE_SIGNAL &&
          (s->number < 0 || fl_class_of(s->number) != FL_CLASS_NONE);
@@ -72,9 +64,11 @@ static void leave_out_running(struct fl_plan *p, const struct fl_object *o) {
   }
 }
 
+static enum fl_cached made(const struct fl_tramp_wish *w) { return w->careful ? FL_CACHED_CAREFUL : FL_CACHED_PLAIN; }
+
 static const char *plan(struct fl_plan *p, const struct fl_object *o, const struct fl_tramp_wish *w,
                         struct fl_tramp_result *r) {
-  if (w->cache && fl_cache_read(w->cache, o, p, w->careful)) {
+  if (w->cache && fl_cache_read(w->cache, o, p, made(w))) {
     r->cached = true;
     return NULL;
   }
@@ -82,7 +76,7 @@ static const char *plan(struct fl_plan *p, const struct fl_object *o, const stru
     return "no plan in the cache";
   if (!fl_decode_open())
     return "libcapstone.so.4 is not there";
-  uint64_t end = w->budget_ns ? now_ns() + w->budget_ns : UINT64_MAX;
+  uint64_t end = w->budget_ns ? fl_plan_clock() + w->budget_ns : UINT64_MAX;
   if (!fl_plan_make(p, o, &(struct fl_plan_how){.careful = w->careful, .until = end}))
     return "it takes too long to read, or too much memory";
   /* what does not matter is neither kept nor compared again */
@@ -92,7 +86,7 @@ static const char *plan(struct fl_plan *p, const struct fl_object *o, const stru
       p->sites[n++] = p->sites[i];
   p->n = n;
   if (w->cache)
-    fl_cache_write(w->cache, o, p, w->careful);
+    fl_cache_write(w->cache, o, p, made(w));
   return NULL;
 }
 
@@ -121,6 +115,27 @@ bool fl_tramp_object(const struct fl_object *o, const struct fl_tramp_wish *w, s
   }
   fl_plan_close(&p);
   return !r->error;
+}
+
+#define GLANCE_WORTH (1u << 20) /* bytes of code that take longer to look through than to look up */
+
+bool fl_tramp_promising(const struct fl_object *o, const char *cache, uint64_t budget_ns) {
+  struct fl_plan p;
+  bool some = false;
+
+  if (!fl_plan_open(&p))
+    return false;
+  if (cache && fl_cache_read(cache, o, &p, FL_CACHED_CAREFUL)) {
+    for (uint32_t i = 0; i < p.n; i++)
+      some |= p.sites[i].refusal == FL_SITE_OK;
+  } else if (!cache || !fl_cache_read(cache, o, &p, FL_CACHED_GLANCE)) {
+    some = fl_plan_glance(o, fl_plan_clock() + budget_ns) == FL_GLANCE_SOME;
+    p.n = 0;
+    if (!some && cache && o->text_end - o->text >= GLANCE_WORTH)
+      fl_cache_write(cache, o, &p, FL_CACHED_GLANCE);
+  }
+  fl_plan_close(&p);
+  return some;
 }
 
 bool fl_tramp_hook_loader(const struct fl_object *loader, uintptr_t function, void (*f)(void)) {

@@ -56,12 +56,19 @@ void fl_tramp_init(void);
  */
 struct fl_tramp_wish {
   bool running, careful, may_plan;
-  uint64_t budget_ns; /* 0: as long as it takes */
+  uint64_t budget_ns; /* of processor time; 0: as long as it takes */
   const char *cache;  /* a directory (fl_cache_directory), NULL: none */
   void (*each)(const struct fl_object *o, const struct fl_site *s, void *arg);
   void *arg;
 };
 bool fl_tramp_object(const struct fl_object *o, const struct fl_tramp_wish *wish, struct fl_tramp_result *result);
+
+/*
+ * Does an object whose code is not known to call by the rules (`careful`) make system calls itself? By its plan in the
+ * cache, or by a look at its code, which takes budget_ns of processor time at most, and is remembered in the cache if
+ * it found nothing in much code.
+ */
+bool fl_tramp_promising(const struct fl_object *o, const char *cache, uint64_t budget_ns);
 
 /* Leads _dl_debug_state, which the loader calls when objects come and go, to f: it is called with the loader's lock
  * held, before the new objects are relocated. `loader`: ld.so. */

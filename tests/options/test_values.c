@@ -53,7 +53,7 @@ Test(values, an_empty_text_is_the_preset) {
   cr_expect_str_eq(o.log_file, "");
   cr_expect_eq(o.spin_us, 50);
   cr_expect_not(o.spin_fixed);
-  cr_expect_eq(o.tramp, FL_TRAMP_OFF);
+  cr_expect_eq(o.tramp, FL_TRAMP_AUTO);
   cr_expect_eq(o.nports, 0);
 }
 

@@ -253,6 +253,62 @@ static void signal_interrupts_stdio() {
 }
 static void signal_jumps() { signals(0, true, true); }
 
+/* ---- streams ---- */
+
+static void *wait_for_end(void *) {
+  while (!returned)
+    usleep(1000);
+  return nullptr;
+}
+
+static void stream_beside_threads() {
+  pthread_t t;
+  char line[16];
+
+  pthread_create(&t, nullptr, wait_for_end, nullptr);
+  FILE *in = fdopen(dup(ends[0]), "r"), *out = fdopen(ends[1], "w");
+  for (int i = 0; i < 1000; i++)
+    check(fprintf(out, "%d\n", i) > 0 && fflush(out) == 0 && fgets(line, sizeof line, in) && atoi(line) == i, "a line");
+  returned = true;
+  pthread_join(t, nullptr);
+  fclose(in);
+  fclose(out);
+}
+
+/* How much of its stack a handler needs: the kernel's frame is there, and little else. */
+static unsigned char painted[65536] __attribute__((aligned(64)));
+static long depth;
+
+static void on_small_stack(int) {
+  char c = 'd', here;
+  size_t untouched = 0;
+
+  memset(painted, 0xa5, (size_t)(&here - (char *)painted) - 256); /* below this frame and what memset needs */
+  check(raw_call(SYS_write, ends[0], (long)&c, 1, 0, 0, 0) == 1 && raw_call(SYS_read, ends[1], (long)&c, 1, 0, 0, 0) == 1 && c == 'd',
+        "calls on a small stack");
+  while (painted[untouched] == 0xa5)
+    untouched++;
+  depth = &here - (char *)painted - (long)untouched;
+}
+
+static void small_stack() {
+  struct sigaction sa {};
+  stack_t ss{};
+
+  ss.ss_sp = painted;
+  ss.ss_size = sizeof painted;
+  check(sigaltstack(&ss, nullptr) == 0, "sigaltstack");
+  sa.sa_handler = on_small_stack;
+  sa.sa_flags = SA_ONSTACK;
+  sigaction(SIGUSR1, &sa, nullptr);
+  for (int i = 0; i < 50; i++) {
+    raise(SIGUSR1);
+    check(depth < 6144, ("a handler's calls need " + std::to_string(depth) + " bytes of its stack").c_str());
+  }
+  if (getenv("DEPTH"))
+    printf("%ld bytes\n", depth);
+}
+
 /* ---- children ---- */
 
 static void still_whole() {
@@ -382,6 +438,8 @@ static const struct {
     {"signal-restarts-stdio", signal_restarts_stdio},
     {"signal-interrupts-stdio", signal_interrupts_stdio},
     {"signal-jumps", signal_jumps},
+    {"stream-beside-threads", stream_beside_threads},
+    {"small-stack", small_stack},
     {"child-vfork", child_vfork},
     {"child-clone", child_clone},
     {"child-spawn", child_spawn},

@@ -307,12 +307,12 @@ Test(cache, a_plan_comes_back_as_it_was) {
   struct fl_plan made, read;
 
   cr_assert(make(&made) && fl_plan_open(&read));
-  cr_assert(!fl_cache_read(directory, &sites, &read, false));
-  fl_cache_write(directory, &sites, &made, false);
-  cr_assert(fl_cache_read(directory, &sites, &read, false));
+  cr_assert(!fl_cache_read(directory, &sites, &read, FL_CACHED_PLAIN));
+  fl_cache_write(directory, &sites, &made, FL_CACHED_PLAIN);
+  cr_assert(fl_cache_read(directory, &sites, &read, FL_CACHED_PLAIN));
   cr_assert_eq(read.n, made.n);
   cr_assert_arr_eq(read.sites, made.sites, made.n * sizeof *made.sites);
-  cr_assert(!fl_cache_read(directory, &sites, &read, true), "a careful plan is another one");
+  cr_assert(!fl_cache_read(directory, &sites, &read, FL_CACHED_CAREFUL), "a careful plan is another one");
 }
 
 Test(cache, what_others_may_write_is_not_believed) {
@@ -320,18 +320,18 @@ Test(cache, what_others_may_write_is_not_believed) {
   char path[256];
 
   cr_assert(make(&made) && fl_plan_open(&read));
-  fl_cache_write(directory, &sites, &made, false);
+  fl_cache_write(directory, &sites, &made, FL_CACHED_PLAIN);
   only_file(path, sizeof path);
   chmod(path, 0622);
-  cr_assert(!fl_cache_read(directory, &sites, &read, false));
+  cr_assert(!fl_cache_read(directory, &sites, &read, FL_CACHED_PLAIN));
   chmod(path, 0600);
-  cr_assert(fl_cache_read(directory, &sites, &read, false));
+  cr_assert(fl_cache_read(directory, &sites, &read, FL_CACHED_PLAIN));
   chmod(directory, 0777);
-  cr_assert(!fl_cache_read(directory, &sites, &read, false));
+  cr_assert(!fl_cache_read(directory, &sites, &read, FL_CACHED_PLAIN));
   chmod(directory, 0700);
   if (geteuid() == 0) {
     cr_assert_eq(chown(path, 65534, 65534), 0);
-    cr_assert(!fl_cache_read(directory, &sites, &read, false));
+    cr_assert(!fl_cache_read(directory, &sites, &read, FL_CACHED_PLAIN));
   }
 }
 
@@ -340,7 +340,7 @@ Test(cache, a_damaged_file_is_not_believed) {
   char path[256];
 
   cr_assert(make(&made) && fl_plan_open(&read));
-  fl_cache_write(directory, &sites, &made, false);
+  fl_cache_write(directory, &sites, &made, FL_CACHED_PLAIN);
   only_file(path, sizeof path);
   struct stat st;
   stat(path, &st);
@@ -351,11 +351,11 @@ Test(cache, a_damaged_file_is_not_believed) {
     other = (unsigned char)(b ^ 0x41);
     cr_assert_eq(pwrite(fd, &other, 1, at), 1);
     /* a changed byte may make another valid plan only where that says nothing about the code: flags, numbers, pairs */
-    if (fl_cache_read(directory, &sites, &read, false))
+    if (fl_cache_read(directory, &sites, &read, FL_CACHED_PLAIN))
       cr_assert(fl_plan_fits(&read, &sites));
     cr_assert_eq(pwrite(fd, &b, 1, at), 1);
   }
   cr_assert(ftruncate(fd, st.st_size - 1) == 0);
-  cr_assert(!fl_cache_read(directory, &sites, &read, false));
+  cr_assert(!fl_cache_read(directory, &sites, &read, FL_CACHED_PLAIN));
   close(fd);
 }
