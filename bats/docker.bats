@@ -115,3 +115,25 @@ assert_all_paired() {
   assert_all_paired
   finish_docker
 }
+
+@test "docker: calls that pass through no symbol, with Docker's seccomp profile" {
+  [[ -x $REPOSITORY/build/tests/trampoline/calls ]] || skip "build/tests/trampoline is not built"
+  prepare
+  chmod a+rwx "$T"
+  cp "$REPOSITORY/build/tests/trampoline/calls" "$T/calls"
+  options FASTLOCAL_SPIN_US=2000 FASTLOCAL_TRAMP=auto "FASTLOCAL_LOG=info:$T/log"
+  : >"$T/log"
+  chmod a+rw "$T/log"
+  for kind in inline stdio; do
+    for restriction in --user=1000 --cap-drop=ALL --security-opt=no-new-privileges; do
+      container server server -d "$restriction" -- "$T/calls" serve "$kind" 5000 >/dev/null
+      wait_for 15 server_listens || fail "nobody listens"
+      container client client --rm "$restriction" --network container:server -- "$T/calls" talk "$kind" 5000 300
+      docker_ rm -f server >/dev/null # it is the first process of its container, where no signal has an effect by itself
+    done
+  done
+  [[ -z $LIBRARY ]] || grep -q "trampolines in calls: [1-9]" "$T/log" || fail "$(tail "$T/log")"
+  [[ -z $LIBRARY ]] || grep -q "trampolines in libc.so.6: [1-9]" "$T/log" || fail "$(tail "$T/log")"
+  assert_ring_share calls 60
+  finish_docker
+}

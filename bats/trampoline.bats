@@ -278,3 +278,29 @@ audit() {
   stop_audited nginx QUIT
   assert_covered nginx
 }
+
+@test "no call of PostgreSQL and its processes goes past" {
+  local dirs=(/usr/lib/postgresql/*/bin)
+  thorough
+  audit "${dirs[-1]}/postgres"
+  as_user postgres
+  chown postgres "$T"
+  client "${dirs[-1]}/initdb" -D "$T/data" --auth trust --no-sync >/dev/null
+  serve_audited postgres "${dirs[-1]}/postgres" -D "$T/data" -h "$HOST" -p "$PORT" -k "$T" -c fsync=off
+  wait_for 30 client "${dirs[-1]}/pg_isready" -q -h "$HOST" -p "$PORT"
+  client "${dirs[-1]}/psql" -X -q -h "$HOST" -p "$PORT" -d postgres -c "CREATE TABLE t AS SELECT generate_series(1, 20000) i" \
+    -c "COPY t TO STDOUT" -c "LISTEN a" -c "NOTIFY a" >/dev/null
+  seq 20000 | client "${dirs[-1]}/psql" -X -q -h "$HOST" -p "$PORT" -d postgres -c "COPY t FROM STDIN"
+  stop_audited postgres INT
+  assert_covered postgres
+}
+
+@test "no call of a JVM goes past" {
+  thorough
+  audit java javac
+  timeout 60 javac -d "$T" "$FIXTURES/Echo.java"
+  serve_audited java java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$T" Echo serve nio "$HOST" "$PORT"
+  client java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$T" Echo talk blocking "$HOST" "$PORT" 2 100 10000 >/dev/null
+  stop_audited java
+  assert_covered java
+}
