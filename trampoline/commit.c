@@ -181,7 +181,65 @@ static uintptr_t next_page(const struct fl_object *o, const struct fl_plan *p, u
   return 0;
 }
 
-bool fl_commit(const struct fl_object *o, const struct fl_plan *p, uint32_t *patched) {
+/* What goes into the process, and where the stubs are to be. */
+struct change {
+  const struct fl_object *o;
+  const struct fl_plan *p;
+  uint32_t *stub; /* offset of each site's in the area */
+  uintptr_t area;
+  size_t room;
+};
+
+/* The pages that change, behind each other, over the old ones. */
+static bool map_pages(const struct change *c, int fd, size_t all, uint32_t *patched) {
+  long at = fl_syscall6(__NR_mmap, 0, (long)all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  uint8_t *file = (uint8_t *)at, *to = file + c->room;
+  uintptr_t page;
+  bool ok = true;
+
+  if ((unsigned long)at > -4096ul)
+    return false;
+  for (page = 0; ok && (page = next_page(c->o, c->p, page)) != 0; page += PAGE, to += PAGE)
+    ok = write_page(c->o, c->p, to, page, c->area, c->stub);
+  fl_sys_munmap(file, all);
+
+  uint64_t offset = c->room;
+  for (page = 0; ok && (page = next_page(c->o, c->p, page)) != 0;) {
+    uintptr_t first = page;
+    size_t run = 0;
+    do { /* neighbours in one mapping */
+      run += PAGE;
+      page += PAGE;
+    } while (next_page(c->o, c->p, page) == page);
+    ok = map_code(first, run, MAP_FIXED, fd, offset) == (long)first;
+    *patched += ok;
+    offset += run;
+  }
+  return ok;
+}
+
+/* As a debugger sets its breakpoints. Refused by some sandboxes, and to processes that may not be traced. */
+static bool write_sites(const struct change *c, uint32_t *patched) {
+  int fd = fl_sys_open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+  uint8_t jump[FL_SITE_BYTES];
+  bool ok = fd >= 0;
+
+  for (uint32_t i = 0; ok && i < c->p->n; i++) {
+    const struct fl_site *s = &c->p->sites[i];
+    if (s->refusal != FL_SITE_OK)
+      continue;
+    uintptr_t at = c->o->text + s->at;
+    ok = fl_emit_jump(jump, c->o, s, c->area + c->stub[i]) && write_all(fd, jump, s->len, at);
+    *patched += ok;
+  }
+  if (fd >= 0)
+    fl_sys_close(fd);
+  fl_emit_settle();
+  return ok;
+}
+
+bool fl_commit(const struct fl_object *o, const struct fl_plan *p, bool running, uint32_t *patched) {
+  struct change c = {.o = o, .p = p};
   uint32_t n = 0;
 
   *patched = 0;
@@ -190,42 +248,27 @@ bool fl_commit(const struct fl_object *o, const struct fl_plan *p, uint32_t *pat
   if (n == 0)
     return true;
 
-  size_t room = page_up(n * (FL_STUB_MAX + 16ul)), bytes = page_up(p->n * sizeof(uint32_t)), all = room;
+  size_t bytes = page_up(p->n * sizeof(uint32_t)), all;
+  c.room = all = page_up(n * (FL_STUB_MAX + 16ul));
   for (uintptr_t page = 0; (page = next_page(o, p, page)) != 0; page += PAGE)
     all += PAGE;
-  uint32_t *stub = fl_sys_map_private(bytes);
-  uintptr_t area = stub ? gap(o, room) : 0;
-  int fd = area ? code_file() : -1;
-  uint8_t *file = NULL;
-  if (fd >= 0 && fl_sys_ftruncate(fd, all) == 0) {
-    long at = fl_syscall6(__NR_mmap, 0, (long)all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
-    file = (unsigned long)at > -4096ul ? NULL : (uint8_t *)at;
-  }
-  bool ok = file && write_stubs(o, p, file, area, room, stub);
-  uint8_t *to = file + room;
-  for (uintptr_t page = 0; ok && (page = next_page(o, p, page)) != 0; page += PAGE, to += PAGE)
-    ok = write_page(o, p, to, page, area, stub);
-  if (file)
-    fl_sys_munmap(file, all);
+  c.stub = fl_sys_map_private(bytes);
+  uint8_t *stubs = fl_sys_map_private(c.room);
+  c.area = c.stub && stubs ? gap(o, c.room) : 0;
+  int fd = c.area ? code_file() : -1;
+  bool ok = fd >= 0 && fl_sys_ftruncate(fd, all) == 0 && write_stubs(o, p, stubs, c.area, c.room, c.stub) &&
+            write_all(fd, stubs, c.room, 0);
 
   /* from here on the process changes */
-  ok = ok && map_code(area, room, MAP_FIXED_NOREPLACE, fd, 0) == (long)area;
-  uint64_t offset = room;
-  for (uintptr_t page = 0; ok && (page = next_page(o, p, page)) != 0;) {
-    uintptr_t first = page;
-    size_t run = 0;
-    do { /* neighbours in one mapping */
-      run += PAGE;
-      page += PAGE;
-    } while (next_page(o, p, page) == page);
-    ok = map_code(first, run, MAP_FIXED, fd, offset) == (long)first;
-    *patched += ok;
-    offset += run;
-  }
+  ok = ok && map_code(c.area, c.room, MAP_FIXED_NOREPLACE, fd, 0) == (long)c.area;
+  if (ok && (running || !write_sites(&c, patched)))
+    ok = *patched == 0 && map_pages(&c, fd, all, patched);
   if (fd >= 0)
     fl_sys_close(fd);
-  if (stub)
-    fl_sys_munmap(stub, bytes);
+  if (stubs)
+    fl_sys_munmap(stubs, c.room);
+  if (c.stub)
+    fl_sys_munmap(c.stub, bytes);
   if (ok)
     *patched = n;
   return ok;

@@ -42,3 +42,6 @@ bool fl_emit_hook(uint8_t to[5], const uint8_t *function, uintptr_t at, uintptr_
 
 /* A far jump to an address anywhere. Returns its length. */
 size_t fl_emit_far_jump(uint8_t *to, uintptr_t target);
+
+/* After code was written by this thread: it is what is executed from here on. */
+void fl_emit_settle(void);

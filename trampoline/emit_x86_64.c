@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <cpuid.h>
 #include <string.h>
 
 #include "emit.h"
@@ -170,4 +171,11 @@ bool fl_emit_hook(uint8_t to[5], const uint8_t *function, uintptr_t at, uintptr_
     return false;
   jump(&c, target);
   return !c.bad;
+}
+
+/* The processor notices writes to code by itself, if by the same address; here it was another. */
+void fl_emit_settle(void) {
+  unsigned a, b, c, d;
+
+  __cpuid(0, a, b, c, d);
 }

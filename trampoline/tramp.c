@@ -104,7 +104,7 @@ bool fl_tramp_object(const struct fl_object *o, const struct fl_tramp_wish *w, s
       leave_out_running(&p, o);
     if (o->go)
       link_go_stacks();
-    if (!fl_commit(o, &p, &r->patched))
+    if (!fl_commit(o, &p, w->running, &r->patched))
       r->error = "the system does not allow to change code";
     r->pairs = p.pairs;
     for (uint32_t i = 0; i < p.n; i++) {

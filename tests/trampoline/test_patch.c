@@ -200,6 +200,40 @@ Test(patch, works_where_memory_may_not_become_executable) {
   cr_assert(!any_writable_and_executable());
 }
 
+/* The file that is mapped where the sites are. */
+static void mapped_there(char *line, size_t size) {
+  unsigned long low, high;
+  FILE *f = fopen("/proc/self/maps", "r");
+
+  while (fgets(line, (int)size, f))
+    if (sscanf(line, "%lx-%lx", &low, &high) == 2 && (uintptr_t)site_single >= low && (uintptr_t)site_single < high)
+      break;
+  fclose(f);
+}
+
+Test(patch, the_code_keeps_its_place_in_its_file) {
+  char line[512];
+
+  patch((struct fl_tramp_wish){0});
+  mapped_there(line, sizeof line);
+  cr_assert(strstr(line, SITES) && strstr(line, " r-xp "), "%s", line);
+}
+
+Test(patch, works_where_memory_may_not_be_written_as_by_a_debugger) {
+  char line[512];
+
+  if (setresuid(65534, 65534, 65534) != 0) /* /proc/self/mem is root's now */
+    cr_skip_test("only with root's rights");
+  cr_assert_lt(open("/proc/self/mem", O_RDWR), 0);
+  patch((struct fl_tramp_wish){0});
+  mapped_there(line, sizeof line);
+  cr_assert(strstr(line, "fastlocal-code") && strstr(line, " r-xp "), "%s", line);
+  ours(OURS, true);
+  cr_assert_eq(site_single(OURS, "abc", 3), 1003);
+  cr_assert_eq(site_relative(OURS, NULL, 7), 1007);
+  cr_assert_eq(site_single(OURS + 1, "abc", 3), -EBADF);
+}
+
 Test(patch, without_a_plan_nothing_is_changed) {
   struct fl_tramp_result r;
   unsigned char before[8];
