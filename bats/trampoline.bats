@@ -104,6 +104,32 @@ patched() {
   assert_ring_share inside 50
 }
 
+# Both go by the loader's list or by the mappings of the process, and by the tables of each object, as perf does.
+@test "backtraces through a call are whole" {
+  local how
+  need_library
+  mode both
+  need gdb eu-stack
+  for how in libc auto all; do
+    tramp "$how"
+    PORT=$(free_port)
+    serve calls "$PROGRAMS/calls" serve stdio "$PORT"
+    wait_listen "$PORT"
+    exec {idle}<>"/dev/tcp/$HOST/$PORT"
+    echo hello >&"$idle"
+    read -r -t 10 line <&"$idle" # it has read and written, and reads again
+    assert_equal "$line" hello
+    wait_for 10 asleep "$(pid_of calls)"
+    gdb -p "$(pid_of calls)" -nx -batch -ex bt >"$T/gdb.log" 2>&1 || true
+    tr '\n' ' ' <"$T/gdb.log" | grep -q ' fl_tramp_enter .*read.* _IO_.*fgets.* main ' || fail "$how: $(cat "$T/gdb.log")"
+    eu-stack -p "$(pid_of calls)" >"$T/eu-stack.log" 2>&1 || true
+    tr '\n' ' ' <"$T/eu-stack.log" | grep -q ' fl_tramp_enter.* read.*fgets.* main' || fail "$how: $(cat "$T/eu-stack.log")"
+    exec {idle}>&-
+    stop calls
+  done
+}
+asleep() { grep -q '^State:.S' "/proc/$1/status"; }
+
 # --- where it has to do without -------------------------------------------------------------------------------------
 
 @test "as nobody, without a home and without capabilities" {
