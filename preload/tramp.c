@@ -114,18 +114,15 @@ static const char *base_name(const struct fl_object *o) {
 }
 
 /* False: nothing was changed. */
-static bool patch(const struct fl_object *o, bool careful, bool running, uint64_t budget, struct report *report) {
+static bool patch(const struct fl_object *o, struct fl_tramp_wish wish, struct report *report) {
   struct fl_tramp_result result;
   uint64_t begin = fl_now();
 
   *report = (struct report){.name = base_name(o), .stdio = true};
-  struct fl_tramp_wish wish = {.careful = careful,
-                               .running = running,
-                               .may_plan = true,
-                               .budget_ns = budget,
-                               .cache = cache,
-                               .each = tell,
-                               .arg = report};
+  wish.may_plan = true;
+  wish.cache = cache;
+  wish.each = tell;
+  wish.arg = report;
   bool ok = fl_tramp_object(o, &wish, &result);
   if (fl_options.tramp == FL_TRAMP_AUDIT)
     fl_log(FL_LOG_INFO, "audit: object %#lx %#lx %s", (unsigned long)o->low, (unsigned long)o->high, report->name);
@@ -191,7 +188,7 @@ static void patch_new(const struct fl_object *o) {
   if (is_known(o) || holds(o, (uintptr_t)&found))
     return;
   remember(o);
-  patch(o, true, false, 0, &report);
+  patch(o, (struct fl_tramp_wish){.careful = true, .running = found.running}, &report);
 }
 
 /* The loader calls: something was mapped, and not yet relocated or begun; or something is gone. */
@@ -227,27 +224,31 @@ static void patch_libc(void) {
   struct report report;
 
   remember(&found.libc);
-  if (!patch(&found.libc, false, found.running, 0, &report))
+  if (!patch(&found.libc, (struct fl_tramp_wish){.running = found.running}, &report))
     return;
   fl_tramp_stdio = !found.running && report.stdio && report.reads && report.writes && report.closes;
   if (found.has_loader && fl_options.tramp != FL_TRAMP_LIBC) {
     remember(&found.loader);
-    patch(&found.loader, false, found.running, 0, &report);
+    patch(&found.loader, (struct fl_tramp_wish){.running = found.running}, &report);
   }
 }
 
-static void patch_main(enum fl_go go, uint64_t budget) {
+/* At a glance, if nobody asked for all of it. Go's calls are all found, however long that takes: it has no other. */
+static void patch_main(enum fl_go go, bool all) {
   struct report report;
+  struct fl_tramp_wish wish = {.careful = true, .running = found.running, .glance = !all && go == FL_GO_NO};
 
   if (!found.has_main || go == FL_GO_UNKNOWN)
     return;
   remember(&found.main_program);
-  patch(&found.main_program, true, found.running, go == FL_GO_YES ? 0 : budget, &report);
+  wish.budget_ns = all || go == FL_GO_YES ? 0 : BUDGET_NS;
+  patch(&found.main_program, wish, &report);
 }
 
 static void patch_all(void) {
   each_object(patch_new);
-  fl_decode_open(); /* not in the midst of a dlopen */
+  found.running = false; /* not in what is loaded later, before it is begun */
+  fl_decode_open();      /* not in the midst of a dlopen */
   uintptr_t hook = (uintptr_t)dlsym(RTLD_DEFAULT, "_dl_debug_state");
   if (!found.has_loader || !hook || !fl_tramp_hook_loader(&found.loader, hook, loaded))
     fl_log(FL_LOG_INFO, "no trampolines in objects that are loaded later: the loader is not as expected");
@@ -278,7 +279,7 @@ void fl_tramp_start(void) {
   if (!use_raw())
     return;
   if (mode != FL_TRAMP_LIBC)
-    patch_main(go, all ? 0 : BUDGET_NS);
+    patch_main(go, all);
   if (mode != FL_TRAMP_AUTO)
     patch_libc();
   if (all)

@@ -12,7 +12,7 @@
  * /var/cache/fastlocal if neither is set. NULL: none. */
 const char *fl_cache_directory(char *buf, size_t size);
 
-/* How a plan was made: plain and careful, as in fl_plan_make; or by a glance, which found nothing. */
+/* How a plan was made, see fl_plan_how; what was made by a glance is careful too. */
 enum fl_cached { FL_CACHED_PLAIN, FL_CACHED_CAREFUL, FL_CACHED_GLANCE };
 
 /* False: there is none for this object, or it is not to be believed. */

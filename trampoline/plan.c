@@ -54,28 +54,77 @@ static const uint8_t *next_pair(const uint8_t *at, const uint8_t *end) {
 
 #define BEHIND 16 /* bytes in which a number is looked for */
 
+/* Behind the ModRM byte of an operand: further bytes that belong to it. */
+static unsigned operand_bytes(uint8_t modrm) {
+  static const unsigned displacement[] = {0, 1, 4, 0};
+  unsigned sib = (modrm & 0xc0) != 0xc0 && (modrm & 7) == 4;
+
+  return sib + ((modrm & 0xc7) == 0x05 ? 4 : displacement[modrm >> 6]);
+}
+
+static bool number_matters(const uint8_t *at) {
+  int32_t n;
+
+  memcpy(&n, at, 4);
+  return fl_class_of(n) != FL_CLASS_NONE;
+}
+
+enum { REX_B = 1, REX_R = 4 };
+
+/* Does a prefix in front of b make another register of it? */
+static bool other_register(const uint8_t *from, const uint8_t *b, unsigned bits) {
+  return b > from && (b[-1] & 0xf0) == 0x40 && (b[-1] & bits);
+}
+
 static bool loads_rax(const uint8_t *from, const uint8_t *to) {
-  for (const uint8_t *b = from; b + 2 <= to; b++) {
-    if (b[0] == 0xb8 && to - b >= 5 && b[2] < FL_NUMBERS_END >> 8 && b[3] == 0 && b[4] == 0)
+  for (const uint8_t *b = from; b < to; b++) {
+    size_t left = (size_t)(to - b);
+    if (b[0] == 0xb8 && left >= 5 && number_matters(b + 1) && !other_register(from, b, REX_B))
       return true; /* mov $number, %eax */
-    if ((b[0] == 0x31 || b[0] == 0x33 || b[0] == 0xc7) && b[1] == 0xc0)
-      return true; /* xor %eax, %eax; mov $number, %rax */
-    if ((b[0] == 0x89 && (b[1] & 0xc7) == 0xc0) || (b[0] == 0x8b && (b[1] & 0x38) == 0) || b[1] == 0x58)
-      return true; /* mov %reg, %eax; mov anything, %eax; pop %rax */
+    if (b[0] == 0xc7 && left >= 6 && b[1] == 0xc0 && number_matters(b + 2) && !other_register(from, b, REX_B))
+      return true; /* mov $number, %rax */
+    if (left >= 2 && (b[0] == 0x31 || b[0] == 0x33) && b[1] == 0xc0 && !other_register(from, b, REX_B | REX_R))
+      return true; /* xor %eax, %eax: read */
+    if (left >= 2 && b[0] == 0x89 && (b[1] & 0xc7) == 0xc0 && !other_register(from, b, REX_B))
+      return true; /* mov %reg, %eax */
+    if (left >= 2 && b[0] == 0x8b && (b[1] & 0x38) == 0 && left >= 2 + operand_bytes(b[1]) &&
+        !other_register(from, b, REX_R))
+      return true; /* mov anything, %eax */
+    if (left >= 3 && b[0] == 0x6a && b[2] == 0x58 && b[1] < 0x80 && fl_class_of(b[1]) != FL_CLASS_NONE)
+      return true; /* push $number; pop %rax */
   }
   return false;
 }
 
-enum fl_glance fl_plan_glance(const struct fl_object *o, uint64_t until) {
+/* Is the pair rather the end of another instruction: an address relative to rip, or the distance of a call or jump? */
+static bool belongs_to_another(const uint8_t *text, const uint8_t *at) {
+  if (at - text < 2)
+    return false;
+  if ((at[-1] & 0xc7) == 0x05 && (at[-2] == 0x8d || at[-2] == 0x8b || at[-2] == 0x89 || at[-2] == 0x3b))
+    return true;
+  return (at[-1] & 0xfe) == 0xe8 && at[-2] != 0x89 && at[-2] != 0x8b;
+}
+
+static bool looks_like_call(const struct fl_object *o, const uint8_t *at) {
   const uint8_t *text = (const uint8_t *)o->text, *end = (const uint8_t *)o->text_end;
 
-  for (const uint8_t *piece = text; piece < end; piece += PIECE) {
+  /* no code goes on with 00; distances and addresses do */
+  if (end - at < 4 || at[2] == 0 || belongs_to_another(text, at))
+    return false;
+  if (at[2] == 0x48 && at[3] == 0x3d) /* cmp $-4095, %rax: a number that came from somewhere */
+    return true;
+  return loads_rax(at - text > BEHIND ? at - BEHIND : text, at);
+}
+
+enum fl_glance fl_plan_glance(const struct fl_object *o, uint64_t until) {
+  const uint8_t *end = (const uint8_t *)o->text_end;
+
+  for (const uint8_t *piece = (const uint8_t *)o->text; piece < end; piece += PIECE) {
     const uint8_t *to = (size_t)(end - piece) > PIECE ? piece + PIECE + 1 : end;
     if (late(until))
       return FL_GLANCE_LATE;
     for (const uint8_t *at = piece; (at = next_pair(at, to)) != NULL; at += 2)
-      /* no code goes on with 00; distances of jumps and of data do */
-      if (at + 2 < end && at[2] != 0 && loads_rax(at - text > BEHIND ? at - BEHIND : text, at))
+      if (looks_like_call(o, at))
         return FL_GLANCE_SOME;
   }
   return FL_GLANCE_NONE;
@@ -287,6 +336,10 @@ bool fl_plan_make(struct fl_plan *p, const struct fl_object *o, const struct fl_
     struct fl_site *s = &p->sites[p->n++];
     *s = (struct fl_site){.at = (uint32_t)(at - text), .number = -1, .refusal = FL_SITE_UNKNOWN, .bytes = {0x0f, 0x05}};
     p->pairs++;
+    if (how->glance && !looks_like_call(o, at)) {
+      s->refusal = FL_SITE_FALSE;
+      continue;
+    }
     if (!how->thorough && unwanted_at_a_glance(text, at, &s->number)) {
       s->refusal = FL_SITE_UNWANTED;
       continue;

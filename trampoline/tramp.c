@@ -64,7 +64,9 @@ static void leave_out_running(struct fl_plan *p, const struct fl_object *o) {
   }
 }
 
-static enum fl_cached made(const struct fl_tramp_wish *w) { return w->careful ? FL_CACHED_CAREFUL : FL_CACHED_PLAIN; }
+static enum fl_cached made(const struct fl_tramp_wish *w) {
+  return w->glance ? FL_CACHED_GLANCE : w->careful ? FL_CACHED_CAREFUL : FL_CACHED_PLAIN;
+}
 
 static const char *plan(struct fl_plan *p, const struct fl_object *o, const struct fl_tramp_wish *w,
                         struct fl_tramp_result *r) {
@@ -77,8 +79,12 @@ static const char *plan(struct fl_plan *p, const struct fl_object *o, const stru
   if (!fl_decode_open())
     return "libcapstone.so.4 is not there";
   uint64_t end = w->budget_ns ? fl_plan_clock() + w->budget_ns : UINT64_MAX;
-  if (!fl_plan_make(p, o, &(struct fl_plan_how){.careful = w->careful, .until = end}))
+  if (!fl_plan_make(p, o, &(struct fl_plan_how){.careful = w->careful, .glance = w->glance, .until = end})) {
+    p->n = 0;
+    if (w->cache && w->glance) /* not again each time */
+      fl_cache_write(w->cache, o, p, made(w));
     return "it takes too long to read, or too much memory";
+  }
   /* what does not matter is neither kept nor compared again */
   uint32_t n = 0;
   for (uint32_t i = 0; i < p->n; i++)
@@ -125,10 +131,10 @@ bool fl_tramp_promising(const struct fl_object *o, const char *cache, uint64_t b
 
   if (!fl_plan_open(&p))
     return false;
-  if (cache && fl_cache_read(cache, o, &p, FL_CACHED_CAREFUL)) {
+  if (cache && fl_cache_read(cache, o, &p, FL_CACHED_GLANCE)) {
     for (uint32_t i = 0; i < p.n; i++)
       some |= p.sites[i].refusal == FL_SITE_OK;
-  } else if (!cache || !fl_cache_read(cache, o, &p, FL_CACHED_GLANCE)) {
+  } else {
     some = fl_plan_glance(o, fl_plan_clock() + budget_ns) == FL_GLANCE_SOME;
     p.n = 0;
     if (!some && cache && o->text_end - o->text >= GLANCE_WORTH)

@@ -50,12 +50,12 @@ void fl_tramp_init(void);
 
 /*
  * Patches one object. running: other threads may be in it; then only sites at which one instruction is replaced are
- * taken. careful: see fl_plan_make. may_plan: without a plan in the cache the object is read, for at most budget_ns.
- * each: is told of every system call of the object, or NULL. Not thread safe. True: all that matters is patched, or was
- * refused for a reason; false: see ->error, and ->patched, which is 0 if nothing was changed.
+ * taken. careful, glance: see fl_plan_make. may_plan: without a plan in the cache the object is read, for at most
+ * budget_ns. each: is told of every system call of the object, or NULL. Not thread safe. True: all that matters is
+ * patched, or was refused for a reason; false: see ->error, and ->patched, which is 0 if nothing was changed.
  */
 struct fl_tramp_wish {
-  bool running, careful, may_plan;
+  bool running, careful, glance, may_plan;
   uint64_t budget_ns; /* of processor time; 0: as long as it takes */
   const char *cache;  /* a directory (fl_cache_directory), NULL: none */
   void (*each)(const struct fl_object *o, const struct fl_site *s, void *arg);
