@@ -233,10 +233,13 @@ static void patch_libc(void) {
   }
 }
 
-/* At a glance, if nobody asked for all of it. Go's calls are all found, however long that takes: it has no other. */
+/*
+ * If not all was asked for: all of its calls or none. One that is not led here sees only the kernel lane, which is
+ * right for a connection that none of them has brought onto rings. Go's calls are worth the time: it has no others.
+ */
 static void patch_main(enum fl_go go, bool all) {
   struct report report;
-  struct fl_tramp_wish wish = {.careful = true, .running = found.running, .glance = !all && go == FL_GO_NO};
+  struct fl_tramp_wish wish = {.careful = true, .complete = !all, .running = found.running};
 
   if (!found.has_main || go == FL_GO_UNKNOWN)
     return;

@@ -16,7 +16,7 @@ struct head {
   uint32_t how, pairs, n, build_id_len;
   uint8_t build_id[FL_BUILD_ID_MAX];
 };
-#define VERSION 4u /* of the method as well: what an older one would have judged otherwise is made again */
+#define VERSION 5u /* of the method as well: what an older one would have judged otherwise is made again */
 
 static const char *environment(const char *name) {
   size_t n = strlen(name);
@@ -63,7 +63,7 @@ static bool name_of(char *buf, size_t size, const struct fl_object *o, enum fl_c
     *buf++ = digits[o->build_id[i] >> 4];
     *buf++ = digits[o->build_id[i] & 15];
   }
-  *buf++ = "pcg"[how];
+  *buf++ = "pcn"[how];
   *buf = '\0';
   return true;
 }

@@ -12,8 +12,8 @@
  * /var/cache/fastlocal if neither is set. NULL: none. */
 const char *fl_cache_directory(char *buf, size_t size);
 
-/* How a plan was made, see fl_plan_how; what was made by a glance is careful too. */
-enum fl_cached { FL_CACHED_PLAIN, FL_CACHED_CAREFUL, FL_CACHED_GLANCE };
+/* How a plan was made, see fl_plan_how; or an empty one, where a look at the object was not worth its time. */
+enum fl_cached { FL_CACHED_PLAIN, FL_CACHED_CAREFUL, FL_CACHED_NOTHING };
 
 /* False: there is none for this object, or it is not to be believed. */
 bool fl_cache_read(const char *directory, const struct fl_object *o, struct fl_plan *p, enum fl_cached how);

@@ -52,7 +52,7 @@ static const uint8_t *next_pair(const uint8_t *at, const uint8_t *end) {
 
 /* ---- a glance ---- */
 
-#define BEHIND 16 /* bytes in which a number is looked for */
+#define BEHIND 32 /* bytes in which a number is looked for: as many as it takes to load all arguments */
 
 /* Behind the ModRM byte of an operand: further bytes that belong to it. */
 static unsigned operand_bytes(uint8_t modrm) {
@@ -105,15 +105,19 @@ static bool belongs_to_another(const uint8_t *text, const uint8_t *at) {
   return (at[-1] & 0xfe) == 0xe8 && at[-2] != 0x89 && at[-2] != 0x8b;
 }
 
+/* What becomes of the result: it is compared with 0, or returned. */
+static bool uses_rax(const uint8_t *b) {
+  return b[0] == 0xc3 ||
+         (b[0] == 0x48 && (b[1] == 0x3d || (b[1] == 0x83 && b[2] == 0xf8) || (b[1] == 0x85 && b[2] == 0xc0)));
+}
+
 static bool looks_like_call(const struct fl_object *o, const uint8_t *at) {
   const uint8_t *text = (const uint8_t *)o->text, *end = (const uint8_t *)o->text_end;
 
   /* no code goes on with 00; distances and addresses do */
-  if (end - at < 4 || at[2] == 0 || belongs_to_another(text, at))
+  if (end - at < 5 || at[2] == 0 || belongs_to_another(text, at))
     return false;
-  if (at[2] == 0x48 && at[3] == 0x3d) /* cmp $-4095, %rax: a number that came from somewhere */
-    return true;
-  return loads_rax(at - text > BEHIND ? at - BEHIND : text, at);
+  return uses_rax(at + 2) || loads_rax(at - text > BEHIND ? at - BEHIND : text, at);
 }
 
 enum fl_glance fl_plan_glance(const struct fl_object *o, uint64_t until) {
@@ -336,10 +340,6 @@ bool fl_plan_make(struct fl_plan *p, const struct fl_object *o, const struct fl_
     struct fl_site *s = &p->sites[p->n++];
     *s = (struct fl_site){.at = (uint32_t)(at - text), .number = -1, .refusal = FL_SITE_UNKNOWN, .bytes = {0x0f, 0x05}};
     p->pairs++;
-    if (how->glance && !looks_like_call(o, at)) {
-      s->refusal = FL_SITE_FALSE;
-      continue;
-    }
     if (!how->thorough && unwanted_at_a_glance(text, at, &s->number)) {
       s->refusal = FL_SITE_UNWANTED;
       continue;

@@ -55,7 +55,6 @@ struct fl_plan_how {
   bool careful;  /* vector registers are kept at every site: code of which it is not known that its functions are called
                     by the  rules only */
   bool thorough; /* also decode what shows at a glance that its number does not matter (for reports; twice the time) */
-  bool glance;   /* what does not look like a call, see fl_plan_glance, is said to be none */
   uint64_t until; /* fl_plan_clock(): give up */
 };
 

@@ -64,9 +64,7 @@ static void leave_out_running(struct fl_plan *p, const struct fl_object *o) {
   }
 }
 
-static enum fl_cached made(const struct fl_tramp_wish *w) {
-  return w->glance ? FL_CACHED_GLANCE : w->careful ? FL_CACHED_CAREFUL : FL_CACHED_PLAIN;
-}
+static enum fl_cached made(const struct fl_tramp_wish *w) { return w->careful ? FL_CACHED_CAREFUL : FL_CACHED_PLAIN; }
 
 static const char *plan(struct fl_plan *p, const struct fl_object *o, const struct fl_tramp_wish *w,
                         struct fl_tramp_result *r) {
@@ -79,10 +77,10 @@ static const char *plan(struct fl_plan *p, const struct fl_object *o, const stru
   if (!fl_decode_open())
     return "libcapstone.so.4 is not there";
   uint64_t end = w->budget_ns ? fl_plan_clock() + w->budget_ns : UINT64_MAX;
-  if (!fl_plan_make(p, o, &(struct fl_plan_how){.careful = w->careful, .glance = w->glance, .until = end})) {
+  if (!fl_plan_make(p, o, &(struct fl_plan_how){.careful = w->careful, .until = end})) {
     p->n = 0;
-    if (w->cache && w->glance) /* not again each time */
-      fl_cache_write(w->cache, o, p, made(w));
+    if (w->cache) /* fl_tramp_promising is not to try again each time */
+      fl_cache_write(w->cache, o, p, FL_CACHED_NOTHING);
     return "it takes too long to read, or too much memory";
   }
   /* what does not matter is neither kept nor compared again */
@@ -94,6 +92,13 @@ static const char *plan(struct fl_plan *p, const struct fl_object *o, const stru
   if (w->cache)
     fl_cache_write(w->cache, o, p, made(w));
   return NULL;
+}
+
+static bool complete(const struct fl_plan *p) {
+  for (uint32_t i = 0; i < p->n; i++)
+    if (p->sites[i].refusal != FL_SITE_OK && wanted(&p->sites[i]))
+      return false;
+  return true;
 }
 
 bool fl_tramp_object(const struct fl_object *o, const struct fl_tramp_wish *w, struct fl_tramp_result *r) {
@@ -110,7 +115,9 @@ bool fl_tramp_object(const struct fl_object *o, const struct fl_tramp_wish *w, s
       leave_out_running(&p, o);
     if (o->go)
       link_go_stacks();
-    if (!fl_commit(o, &p, w->running, &r->patched))
+    if (w->complete && !complete(&p))
+      r->error = "not all of its system calls can be led here";
+    else if (!fl_commit(o, &p, w->running, &r->patched))
       r->error = "the system does not allow to change code";
     r->pairs = p.pairs;
     for (uint32_t i = 0; i < p.n; i++) {
@@ -131,14 +138,15 @@ bool fl_tramp_promising(const struct fl_object *o, const char *cache, uint64_t b
 
   if (!fl_plan_open(&p))
     return false;
-  if (cache && fl_cache_read(cache, o, &p, FL_CACHED_GLANCE)) {
+  if (cache && fl_cache_read(cache, o, &p, FL_CACHED_CAREFUL)) {
     for (uint32_t i = 0; i < p.n; i++)
       some |= p.sites[i].refusal == FL_SITE_OK;
-  } else {
+    some &= complete(&p);
+  } else if (!cache || !fl_cache_read(cache, o, &p, FL_CACHED_NOTHING)) {
     some = fl_plan_glance(o, fl_plan_clock() + budget_ns) == FL_GLANCE_SOME;
     p.n = 0;
     if (!some && cache && o->text_end - o->text >= GLANCE_WORTH)
-      fl_cache_write(cache, o, &p, FL_CACHED_GLANCE);
+      fl_cache_write(cache, o, &p, FL_CACHED_NOTHING);
   }
   fl_plan_close(&p);
   return some;

@@ -50,12 +50,13 @@ void fl_tramp_init(void);
 
 /*
  * Patches one object. running: other threads may be in it; then only sites at which one instruction is replaced are
- * taken. careful, glance: see fl_plan_make. may_plan: without a plan in the cache the object is read, for at most
- * budget_ns. each: is told of every system call of the object, or NULL. Not thread safe. True: all that matters is
- * patched, or was refused for a reason; false: see ->error, and ->patched, which is 0 if nothing was changed.
+ * taken. careful: see fl_plan_make. complete: all calls that matter, or none. may_plan: without a plan in the cache the
+ * object is read, for at most budget_ns. each: is told of every system call of the object, or NULL. Not thread safe.
+ * True: all that matters is patched, or was refused for a reason; false: see ->error, and ->patched, which is 0 if
+ * nothing was changed.
  */
 struct fl_tramp_wish {
-  bool running, careful, glance, may_plan;
+  bool running, careful, complete, may_plan;
   uint64_t budget_ns; /* of processor time; 0: as long as it takes */
   const char *cache;  /* a directory (fl_cache_directory), NULL: none */
   void (*each)(const struct fl_object *o, const struct fl_site *s, void *arg);
@@ -65,8 +66,8 @@ bool fl_tramp_object(const struct fl_object *o, const struct fl_tramp_wish *wish
 
 /*
  * Does an object whose code is not known to call by the rules (`careful`) make system calls itself? By its plan in the
- * cache, or by a look at its code, which takes budget_ns of processor time at most, and is remembered in the cache if
- * it found nothing in much code.
+ * cache, or by a look at its code, which takes budget_ns of processor time at most. In the cache is also kept of which
+ * large objects nothing came.
  */
 bool fl_tramp_promising(const struct fl_object *o, const char *cache, uint64_t budget_ns);
 

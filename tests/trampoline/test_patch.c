@@ -234,6 +234,19 @@ Test(patch, works_where_memory_may_not_be_written_as_by_a_debugger) {
   cr_assert_eq(site_single(OURS + 1, "abc", 3), -EBADF);
 }
 
+/* Some of these sites cannot be. */
+Test(patch, all_or_nothing) {
+  struct fl_tramp_result r;
+
+  cr_assert(!fl_tramp_object(&sites, &(struct fl_tramp_wish){.may_plan = true, .complete = true}, &r));
+  cr_assert_not_null(r.error);
+  cr_assert_eq(r.patched, 0u);
+  cr_assert_gt(r.refused, 0u);
+  ours(OURS, true);
+  cr_assert_eq(site_single(OURS, "abc", 3), -EBADF);
+  cr_assert_eq(got.calls, 0u);
+}
+
 Test(patch, without_a_plan_nothing_is_changed) {
   struct fl_tramp_result r;
   unsigned char before[8];
