@@ -268,8 +268,6 @@ void fl_tramp_start(void) {
   dl_iterate_phdr(look_at, &n);
   found.running = !fl_raw_single();
   cache = fl_cache_directory(directory, sizeof directory);
-  if (mode == FL_TRAMP_AUTO && !(found.has_main && fl_tramp_promising(&found.main_program, cache, BUDGET_NS)))
-    return;
   if (mode != FL_TRAMP_LIBC)
     go = found.has_main ? fl_object_go(&found.main_program) : FL_GO_UNKNOWN;
   if (go != FL_GO_NO && !found.main_needs_libc) {
@@ -277,6 +275,8 @@ void fl_tramp_start(void) {
     found.has_libc = false;
     return;
   }
+  if (mode == FL_TRAMP_AUTO && !(found.has_main && fl_tramp_promising(&found.main_program, cache, BUDGET_NS)))
+    return;
   if (mode == FL_TRAMP_AUDIT)
     fl_log(FL_LOG_INFO, "audit: own %#lx %#lx", (unsigned long)found.self.low, (unsigned long)found.self.high);
   if (!use_raw())

@@ -117,7 +117,9 @@ static bool looks_like_call(const struct fl_object *o, const uint8_t *at) {
   /* no code goes on with 00; distances and addresses do */
   if (end - at < 5 || at[2] == 0 || belongs_to_another(text, at))
     return false;
-  return uses_rax(at + 2) || loads_rax(at - text > BEHIND ? at - BEHIND : text, at);
+  struct fl_function f;
+  return (uses_rax(at + 2) || loads_rax(at - text > BEHIND ? at - BEHIND : text, at)) &&
+         fl_object_function(o, (uintptr_t)at, &f) && !f.signal_frame;
 }
 
 enum fl_glance fl_plan_glance(const struct fl_object *o, uint64_t until) {
