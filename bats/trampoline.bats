@@ -143,6 +143,18 @@ asleep() { grep -q '^State:.S' "/proc/$1/status"; }
   assert_ring_share calls 60
 }
 
+@test "where memory that was written may not become executable" {
+  need_library
+  mode both
+  # PR_SET_MDWE, which programs inherit
+  AS=("$PYTHON" -c 'import ctypes, os, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) and sys.exit("no MDWE"); os.execvp(sys.argv[1], sys.argv[1:])')
+  plain true || skip "a kernel before 6.3"
+  tramp auto
+  run_calls stdio 300
+  run_calls inline 300
+  assert_ring_share calls 60
+}
+
 @test "without libcapstone, and without a plan" {
   mode both
   # a file that is no library stands in its place

@@ -269,7 +269,7 @@ void fl_tramp_start(void) {
   found.running = !fl_raw_single();
   cache = fl_cache_directory(directory, sizeof directory);
   if (mode != FL_TRAMP_LIBC)
-    go = found.has_main ? fl_object_go(&found.main_program) : FL_GO_UNKNOWN;
+    go = found.has_main ? fl_object_go(&found.main_program, "/proc/self/exe") : FL_GO_UNKNOWN;
   if (go != FL_GO_NO && !found.main_needs_libc) {
     fl_log(FL_LOG_INFO, "no trampolines: a Go program without cgo, whose threads are not libc's");
     found.has_libc = false;

@@ -40,10 +40,10 @@ static bool table_fits(const struct fl_object *o) {
          t.nfunctions < (o->go_size - t.functions) / 8;
 }
 
-enum fl_go fl_object_go(struct fl_object *o) {
+enum fl_go fl_object_go(struct fl_object *o, const char *file) {
   ElfW(Ehdr) head;
   enum fl_go r = FL_GO_NO;
-  int fd = fl_sys_open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+  int fd = fl_sys_open(file, O_RDONLY | O_CLOEXEC);
 
   if (fd < 0)
     return FL_GO_UNKNOWN;

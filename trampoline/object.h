@@ -41,12 +41,12 @@ bool fl_object_needs(const struct dl_phdr_info *info, const char *soname);
 bool fl_object_named(const struct dl_phdr_info *info, const char *soname);
 
 /*
- * Is the main program one of Go's? Then its function table, for fl_object_function. Reads the program's file, whose
- * section headers `strip` and the Go linker leave in place. GO_UNKNOWN: a Go program of a version whose table is not
- * known.
+ * Is the main program one of Go's? Then its function table, for fl_object_function. Reads the program's file
+ * (/proc/self/exe), whose section headers `strip` and the Go linker leave in place. GO_UNKNOWN: a Go program of a
+ * version whose table is not known.
  */
 enum fl_go { FL_GO_NO, FL_GO_YES, FL_GO_UNKNOWN };
-enum fl_go fl_object_go(struct fl_object *main_program);
+enum fl_go fl_object_go(struct fl_object *main_program, const char *file);
 
 /* The function that holds pc, from Go's table or from the unwind table. False: there is none, or the table is not as
  * expected. */

@@ -26,7 +26,9 @@ bool elf_file_map(const char *path, struct dl_phdr_info *info) {
       high = p[i].p_vaddr + p[i].p_memsz > high ? p[i].p_vaddr + p[i].p_memsz : high;
     }
   low &= ~0xffful;
-  char *at = mmap(NULL, high - low, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  bool fixed = head->e_type == ET_EXEC; /* its addresses are absolute */
+  char *at = mmap(fixed ? (void *)low : NULL, high - low, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (fixed ? MAP_FIXED_NOREPLACE : 0), -1, 0);
   if (at == MAP_FAILED)
     return false;
   for (unsigned i = 0; i < head->e_phnum; i++)

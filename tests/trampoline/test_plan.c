@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "elf_file.h"
@@ -25,6 +26,7 @@ static bool open_plan(const char *path, struct fl_object *o, struct fl_plan *p) 
   }
   cr_assert(elf_file_map(path, &info), "%s", path);
   cr_assert(fl_object_of(o, &info), "%s", path);
+  fl_object_go(o, path);
   cr_assert(fl_decode_open());
   cr_assert(fl_plan_open(p));
   cr_assert(fl_plan_make(p, o, &(struct fl_plan_how){.thorough = true, .until = UINT64_MAX}));
@@ -109,14 +111,20 @@ Test(plan, the_loader_is_as_objdump_says) {
 Test(plan, libcrypto_is_as_objdump_says) { same_as_objdump("/usr/lib/x86_64-linux-gnu/libcrypto.so.3"); }
 Test(plan, libuv_is_as_objdump_says) { same_as_objdump("/usr/lib/x86_64-linux-gnu/libuv.so.1"); }
 Test(plan, node_is_as_objdump_says, .timeout = 60) { same_as_objdump("/usr/bin/node"); }
-Test(plan, a_go_program_is_as_objdump_says, .timeout = 60) { same_as_objdump("/usr/lib/go-1.19/bin/go"); }
+Test(plan, a_go_program_is_as_objdump_says) {
+  unsigned n = same_as_objdump("/usr/lib/go-1.19/bin/gofmt");
+  cr_assert(n == 0 || n > 30);
+}
 
 static enum fl_glance glance(const char *path) {
   struct dl_phdr_info info;
   struct fl_object o;
 
   cr_assert(elf_file_map(path, &info) && fl_object_of(&o, &info), "%s", path);
-  return fl_plan_glance(&o, UINT64_MAX);
+  fl_object_go(&o, path);
+  enum fl_glance g = fl_plan_glance(&o, UINT64_MAX);
+  munmap((void *)(o.low & ~0xffful), o.high - (o.low & ~0xffful)); /* two programs may want the same addresses */
+  return g;
 }
 
 Test(plan, a_glance_tells_who_makes_calls) {
@@ -124,6 +132,8 @@ Test(plan, a_glance_tells_who_makes_calls) {
 
   cr_expect_eq(glance(SITES), FL_GLANCE_SOME);
   cr_expect_eq(glance("/lib/x86_64-linux-gnu/libc.so.6"), FL_GLANCE_SOME);
+  if (access("/usr/lib/go-1.19/bin/gofmt", R_OK) == 0)
+    cr_expect_eq(glance("/usr/lib/go-1.19/bin/gofmt"), FL_GLANCE_SOME);
   for (size_t i = 0; i < sizeof none / sizeof *none; i++)
     if (access(none[i], R_OK) == 0)
       cr_expect_eq(glance(none[i]), FL_GLANCE_NONE, "%s", none[i]);
