@@ -92,10 +92,11 @@ patched() {
 }
 
 @test "cancellation, signals, jumps and children inside of a call" {
-  local name how
+  local name how ways=(auto)
+  ((SCALE < 10)) || ways+=(all)
   [[ -x $PROGRAMS/inside ]] || skip "no C++ compiler"
   mode both
-  for how in auto all; do
+  for how in "${ways[@]}"; do
     tramp "$how"
     for name in $("$PROGRAMS/inside"); do
       client "$PROGRAMS/inside" "$name" || fail "$how, $name: status $?"
@@ -106,11 +107,12 @@ patched() {
 
 # Both go by the loader's list or by the mappings of the process, and by the tables of each object, as perf does.
 @test "backtraces through a call are whole" {
-  local how
+  local how ways=(auto)
+  ((SCALE < 10)) || ways+=(libc all)
   need_library
   mode both
   need gdb eu-stack
-  for how in libc auto all; do
+  for how in "${ways[@]}"; do
     tramp "$how"
     PORT=$(free_port)
     serve calls "$PROGRAMS/calls" serve stdio "$PORT"
