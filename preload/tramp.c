@@ -263,7 +263,7 @@ void fl_tramp_start(void) {
   bool all = mode == FL_TRAMP_ALL || mode == FL_TRAMP_AUDIT;
   enum fl_go go = FL_GO_NO;
 
-  if (mode == FL_TRAMP_OFF)
+  if (mode == FL_TRAMP_OFF || fl_options.transport == FL_TRANSPORT_TCP)
     return;
   dl_iterate_phdr(look_at, &n);
   found.running = !fl_raw_single();
@@ -295,6 +295,7 @@ bool fl_tramp_for_stdio(void) {
   static bool tried; /* by the one thread that there is */
 
   if (fl_options.tramp != FL_TRAMP_AUTO || fl_tramp_stdio || tried || !found.has_libc || !fl_raw_single() ||
+      fl_options.transport == FL_TRANSPORT_TCP /* also after it has left the process (sandbox.c) */ ||
       fl_in_vfork_child())
     return fl_tramp_stdio;
   int saved = errno;
@@ -315,5 +316,7 @@ void fl_tramp_start(void) {
   if (fl_options.tramp != FL_TRAMP_OFF)
     fl_log(FL_LOG_INFO, "no trampolines: this libc is not glibc");
 }
+
+bool fl_tramp_for_stdio(void) { return false; }
 
 #endif
