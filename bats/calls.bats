@@ -17,3 +17,11 @@ same_calls() {
 
 @test "a sender that does not wait comes to EAGAIN at once, the reader being away" { same_calls fill; }
 @test "what one process sends on several connections comes in the same order" { same_calls order; }
+
+@test "connections that end soon stop looking for their peer, one that stays does not" {
+  need_library
+  mode both
+  calls short
+  # Both ends of each are in this process: of the fifty a few to learn from, and then the one that stays.
+  assert_matches "$(jq -r .paired "$STATS")" '^[4-9]$|^1[0-2]$'
+}

@@ -22,8 +22,9 @@
 
 #define FL_ARENA_NAME "fastlocal-arena" /* of memfd_create; /proc/PID/maps shows "/memfd:fastlocal-arena (deleted)" */
 #define FL_ARENA_MAGIC 0x31616e6572616c66ull /* "flarena1" */
-#define FL_ARENA_VERSION 2u
+#define FL_ARENA_VERSION 3u
 #define FL_CONN_CHUNKS (FL_CONNS / FL_CONN_CHUNK)
+#define FL_LEARNT 256u
 
 struct fl_arena {
   uint64_t magic; /* written last by the one that makes the arena */
@@ -34,6 +35,7 @@ struct fl_arena {
   _Atomic uint32_t sets_shared;          /* some process waited in an epoll set that it inherited */
   _Atomic uint32_t used_high;            /* connections with an index at or above it were never used; only grows */
   _Atomic int32_t owner[FL_CONN_CHUNKS]; /* pid that allocates from this chunk, 0 nobody */
+  _Atomic uint8_t learnt[FL_LEARNT];     /* by port: learn.c */
 };
 
 #define FL_ARENA_CONN_OFFSET (((uint64_t)sizeof(struct fl_arena) + 4095u) & ~(uint64_t)4095u)

@@ -114,6 +114,8 @@ static void reset(struct fl_conn *c) {
 
 bool fl_arena_sets_shared(void) { return atomic_load_explicit(&arena->sets_shared, memory_order_relaxed); }
 
+_Atomic uint8_t *fl_arena_learnt(uint16_t port) { return &arena->learnt[(port ^ port >> 8) % FL_LEARNT]; }
+
 void fl_arena_share_sets(void) { atomic_store_explicit(&arena->sets_shared, 1, memory_order_relaxed); }
 
 struct fl_conn *fl_arena_alloc(void) {

@@ -19,6 +19,9 @@ void fl_arena_forked_child(void);
 bool fl_arena_sets_shared(void);
 void fl_arena_share_sets(void);
 
+/* What the family knows of the service at this port; some ports share it. */
+_Atomic uint8_t *fl_arena_learnt(uint16_t port);
+
 struct fl_conn *fl_arena_conn(uint32_t i);
 uint32_t fl_arena_index(const struct fl_conn *c);
 uint32_t fl_arena_high(void); /* indices at or above it were never used */

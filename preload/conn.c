@@ -13,7 +13,9 @@
 #include "bell.h"
 #include "epoll.h"
 #include "io.h"
+#include "learn.h"
 #include "log.h"
+#include "options.h"
 #include "process.h"
 #include "registry/sys.h"
 #include "room.h"
@@ -106,7 +108,7 @@ void fl_conn_holders_look(struct fl_conn *c) {
 
 /* ---- life ---- */
 
-void fl_conn_open(int fd, bool nonblock) {
+void fl_conn_open(int fd, bool nonblock, bool accepted) {
   if (!fl_fds || (unsigned)fd >= fl_fds_size)
     return;
   if (fl_entry(fd))
@@ -118,6 +120,8 @@ void fl_conn_open(int fd, bool nonblock) {
   __builtin_memset((char *)l + offsetof(struct fl_local, nfds), 0,
                    offsetof(struct fl_local, rdv) - offsetof(struct fl_local, nfds));
   atomic_store_explicit(&l->nfds, 1, memory_order_relaxed);
+  l->after = fl_options.pair_after;
+  l->accepted = accepted;
   atomic_store_explicit(&c->nonblock, nonblock, memory_order_relaxed);
   atomic_store_explicit(&c->reason, FL_WHY_YOUNG, memory_order_relaxed);
   atomic_store_explicit(&c->fd_hint, fd, memory_order_relaxed);
@@ -230,6 +234,7 @@ static void conn_last(struct fl_conn *c, struct fl_local *l, int fd, bool closin
     }
   }
   if (sole) {
+    fl_learn_end(c, l);
     fl_stats_conn_closed(c);
     atomic_store_explicit(&c->phase, FL_SETTLED, memory_order_release);
     atomic_store_explicit(&c->closed, 1, memory_order_release);

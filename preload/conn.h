@@ -162,6 +162,9 @@ struct fl_local {
   uint64_t next_look; /* fl_now() from which on the rendezvous is looked at again, 0 before the first step */
   uint64_t bytes;     /* seen while not paired */
   uint32_t ops;       /* and their messages */
+  uint32_t after;     /* it looks for its peer after so many of them */
+  bool accepted;      /* else connected, or nobody knows */
+  uint16_t service;   /* the port of the end that accepted; valid once it looks for its peer */
   uint32_t starts, looks;
   bool bells;   /* bells may be given and taken */
   uint32_t who; /* of the other end, as fastlocald calls it (bell.h); 0: of the same user, in this network namespace */
@@ -290,7 +293,7 @@ static inline struct fl_local *fl_local_of(const struct fl_conn *c) { return &fl
 
 /* Begins to follow fd, which a successful connect or accept just gave. Replaces what the table held. `nonblock` as
  * known. */
-void fl_conn_open(int fd, bool nonblock);
+void fl_conn_open(int fd, bool nonblock, bool accepted);
 
 /* Another descriptor for the same connection (dup), or the end of one (close). The kernel call is the caller's. */
 void fl_conn_share(struct fl_conn *c, int fd);

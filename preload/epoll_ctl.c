@@ -261,7 +261,7 @@ static struct fl_conn *early(int fd, uintptr_t entry) {
 
   if (fl_sys_getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) < 0 || listens)
     return NULL;
-  fl_conn_open(fd, entry & FL_STREAM_NONBLOCK);
+  fl_conn_open(fd, entry & FL_STREAM_NONBLOCK, false);
   return fl_conn_of(fd);
 }
 

@@ -75,10 +75,10 @@ FL_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len) {
   } else if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && inet(addr->sa_family)) {
     /* whether it is TCP is asked when pairing is due */
     if (stream(entry)) {
-      fl_conn_open(fd, entry & FL_STREAM_NONBLOCK);
+      fl_conn_open(fd, entry & FL_STREAM_NONBLOCK, false);
     } else if (entry == 0 && asked_stream(fd)) {
       int flags = fl_sys_fcntl(fd, F_GETFL, 0);
-      fl_conn_open(fd, flags >= 0 && (flags & O_NONBLOCK));
+      fl_conn_open(fd, flags >= 0 && (flags & O_NONBLOCK), false);
       if ((c = fl_conn_of(fd))) /* who waits for it already is not known */
         fl_conn_pin(c, FL_WHY_NESTED);
     }
@@ -93,7 +93,7 @@ static int accepted(int fd, int listener, bool nonblock) {
   int saved = errno;
   fresh(fd);
   if (stream(fl_entry(listener)) || asked_stream(fd))
-    fl_conn_open(fd, nonblock);
+    fl_conn_open(fd, nonblock, true);
   errno = saved;
   return fd;
 }

@@ -150,7 +150,7 @@ static bool adopt(const struct inherited *what, void *map, size_t bytes) {
 
   if (fl_segment_check(map, bytes) != what->ring_size || fl_tuple_of(fd, &t) != 0 || t.cookie != what->cookie)
     return false;
-  fl_conn_open(fd, what->nonblock);
+  fl_conn_open(fd, what->nonblock, false);
   struct fl_conn *c = fl_conn_of(fd);
   if (!c)
     return false;

@@ -27,6 +27,7 @@ struct fl_options {
   uint32_t spin_us;
   bool spin_fixed;     /* given as a number: not to be adapted */
   uint32_t pair_after; /* messages */
+  bool pair_fixed;     /* given as a number: not to be adapted */
   uint32_t ring;       /* bytes */
   uint32_t memory;     /* megabytes */
   int log_level;

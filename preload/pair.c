@@ -17,6 +17,7 @@
 #include "arena_alloc.h"
 #include "bell.h"
 #include "conn.h"
+#include "learn.h"
 #include "log.h"
 #include "options.h"
 #include "registry/sys.h"
@@ -348,6 +349,11 @@ static void evict(struct fl_conn *c, struct fl_local *l, void *arg) {
   fl_unlock(&c->tx_lock);
 }
 
+/* Has a connection that has not begun to look for its peer carried enough for that? */
+static inline bool worth_looking(const struct fl_local *l) {
+  return l->ops >= l->after || l->bytes >= (uint64_t)l->after * MESSAGE_BYTES;
+}
+
 static void step(struct fl_conn *c, struct fl_local *l, int fd) {
   struct fl_pairing p;
 
@@ -385,6 +391,9 @@ static void step(struct fl_conn *c, struct fl_local *l, int fd) {
     return;
   }
   if (atomic_load_explicit(&c->phase, memory_order_relaxed) == FL_FRESH) {
+    l->after = fl_learn_after(l, fd);
+    if (!worth_looking(l))
+      return;
     if (fl_options.transport == FL_TRANSPORT_TCP || fl_options.transport == FL_TRANSPORT_UNIX) {
       settle(c, l, FL_WHY_TRANSPORT);
       return;
@@ -439,10 +448,9 @@ void fl_pair_tick(struct fl_conn *c, int fd, size_t n) {
   struct fl_local *l = fl_local_of(c);
 
   /* counters that two threads may race on: a lost message delays the next look by one */
-  uint32_t ops = ++l->ops;
-  uint64_t bytes = l->bytes += n;
-  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0
-                   : ops < fl_options.pair_after && bytes < (uint64_t)fl_options.pair_after * MESSAGE_BYTES)
+  l->ops++;
+  l->bytes += n;
+  if (l->next_look ? (int64_t)(fl_now() - l->next_look) < 0 : !worth_looking(l))
     return;
   if (atomic_load_explicit(&c->phase, memory_order_acquire) < FL_PAIRED)
     take_step(c, l, fd);

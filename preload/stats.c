@@ -57,6 +57,17 @@ void fl_stats_conn_closed(const struct fl_conn *c) {
     add_closed(i, count_of(c, i));
 }
 
+void fl_stats_conn(const struct fl_conn *c, uint64_t *bytes, uint64_t *messages) {
+  struct sum sum = {0};
+
+  *bytes = *messages = 0;
+  for (enum lane i = 0; i < LANES; i++) {
+    add_count(&sum, i, count_of(c, i));
+    *bytes += sum.bytes[i];
+    *messages += sum.messages[i];
+  }
+}
+
 void fl_stats_reset_child(void) {
   atomic_store_explicit(&totals.connections, 0, memory_order_relaxed);
   atomic_store_explicit(&totals.paired, 0, memory_order_relaxed);

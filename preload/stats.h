@@ -17,6 +17,7 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 struct fl_conn;
 
@@ -25,6 +26,9 @@ void fl_stats_conn_paired(void);
 
 /* The counters of c will not change any more: called by its last holder only, once. */
 void fl_stats_conn_closed(const struct fl_conn *c);
+
+/* All that a connection has carried, on either lane and in either direction. [any thread] */
+void fl_stats_conn(const struct fl_conn *c, uint64_t *bytes, uint64_t *messages);
 
 /* Appends the object, the first time that it is called in this process. Does nothing without FASTLOCAL_STATS. */
 void fl_stats_write(void);

@@ -82,6 +82,10 @@ Test(values, good_values) {
   cr_expect_eq(o.pair_after, 1);
   cr_expect_eq(set("pair_after", "1000000"), 0);
   cr_expect_eq(o.pair_after, 1000000);
+  cr_expect(o.pair_fixed);
+  cr_expect_eq(set("pair_after", "auto"), 0);
+  cr_expect_eq(o.pair_after, 8);
+  cr_expect_not(o.pair_fixed);
   cr_expect_eq(set("spin_us", "0"), 0);
   cr_expect_eq(o.spin_us, 0);
   cr_expect_eq(set("spin_us", "10000"), 0);
