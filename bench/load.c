@@ -15,7 +15,7 @@
 #include "sockets.h"
 
 /* Comparing each large reply would measure memcmp, so the whole reply is checked once in so many. */
-enum { CHECK_EVERY = 256, MAX_EVENTS = 64 };
+enum { CHECK_EVERY = 256, MAX_EVENTS = 64, IDLE_EXCHANGES = 24 };
 
 static const struct argp_option options[] = {
     {"connections", 'c', "N", 0, "Connections, each with one request under way (1)", 0},
@@ -24,6 +24,7 @@ static const struct argp_option options[] = {
     {"warmup", 'w', "SECONDS", 0, "Time before it that is not measured (0.2)", 0},
     {"cpu", 'p', "CPU", 0, "Pin this process to one CPU", 0},
     {"epoll", 'e', NULL, 0, "Non-blocking sockets and epoll (level-triggered), instead of blocking calls", 0},
+    {"idle", 'i', "N", 0, "With --epoll: N more connections, which are used for a moment before (0)", 0},
     {"reconnect", 'r', "N", 0, "A new connection for every N exchanges", 0},
     {"hold", 'h', NULL, 0, "Keep the idle connections open until SIGTERM", 0},
     {0},
@@ -38,11 +39,14 @@ static error_t parse_option(int key, char *arg, struct argp_state *state) {
   case 'w': load->warmup = process_parse_seconds(arg); return 0;
   case 'p': load->cpu = (int)process_parse_number(arg); return 0;
   case 'e': load->epoll = true; return 0;
+  case 'i': load->idle = process_parse_number(arg); return 0;
   case 'r': load->reconnect = process_parse_number(arg); return 0;
   case 'h': load->hold = true; return 0;
   case ARGP_KEY_END:
     if (load->connections < 1 || (load->connections > 1 && !load->epoll))
       argp_error(state, "several connections need --epoll");
+    if (load->idle && !load->epoll)
+      argp_error(state, "idle connections need --epoll");
     if (load->reconnect && load->epoll)
       argp_error(state, "--reconnect is for blocking calls");
     return 0;
@@ -220,9 +224,26 @@ static void open_connections(struct loop *loop) {
   }
 }
 
+/* In the same set, and paired, where that is to be had. They end with the process. */
+static void open_idle(struct loop *loop) {
+  const struct load *load = loop->load;
+  struct connection *idle = calloc(load->idle, sizeof *idle);
+  char *reply = malloc(load->expected_len);
+  for (unsigned long i = 0; i < load->idle; i++) {
+    idle[i].fd = sock_connect(load->address, false);
+    for (int n = 0; n < IDLE_EXCHANGES; n++)
+      exchange_blocking(load, idle[i].fd, reply);
+    sock_set_nonblocking(idle[i].fd);
+    watch(loop, &idle[i], EPOLL_CTL_ADD);
+  }
+  free(reply);
+}
+
 static void run_epoll(const struct load *load) {
   struct loop loop = {.load = load, .epoll_fd = epoll_create1(EPOLL_CLOEXEC), .active = load->connections};
   loop.connections = calloc(load->connections, sizeof *loop.connections);
+  if (load->idle)
+    open_idle(&loop);
   open_connections(&loop);
   loop.window = window_open(load);
   for (unsigned long i = 0; i < load->connections; i++)
@@ -237,7 +258,10 @@ static void run_epoll(const struct load *load) {
       on_event(&loop, events[i].data.ptr, events[i].events);
   }
   window_print(&loop.window);
-  hold_open(load);
+  while (load->hold && !process_stopping) { /* as a program does that has nothing to do: it waits for all of them */
+    struct epoll_event events[MAX_EVENTS];
+    epoll_wait(loop.epoll_fd, events, MAX_EVENTS, -1);
+  }
   for (unsigned long i = 0; i < load->connections; i++) {
     close(loop.connections[i].fd);
     free(loop.connections[i].reply);
@@ -249,6 +273,7 @@ static void run_epoll(const struct load *load) {
 void load_run(const struct load *load) {
   process_handle_signals();
   process_pin(load->cpu);
+  process_many_descriptors();
   if (load->epoll)
     run_epoll(load);
   else

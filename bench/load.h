@@ -26,6 +26,7 @@ struct load {
   int cpu;                 /* -1: any */
   bool epoll;              /* else blocking calls, and one connection */
   unsigned long reconnect; /* a new connection for every so many exchanges; 0: one for all */
+  unsigned long idle;      /* with epoll: connections that are used before, and not any more */
   bool hold;               /* after the result, keep the idle connections until SIGTERM */
 };
 

@@ -30,6 +30,15 @@ void process_pin(int cpu) {
     err(1, "pin to CPU %d", cpu);
 }
 
+void process_many_descriptors(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+    err(1, "getrlimit");
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+    err(1, "setrlimit");
+}
+
 uint64_t process_now_ns(void) {
   struct timespec ts;
   clock_gettime(CLOCK_MONOTONIC, &ts);

@@ -17,6 +17,9 @@ void process_handle_signals(void);
 /* Binds this process to one CPU; a negative number leaves it free. */
 void process_pin(int cpu);
 
+/* As many as the system allows. */
+void process_many_descriptors(void);
+
 /* Monotonic time. */
 uint64_t process_now_ns(void);
 

@@ -162,6 +162,7 @@ static unsigned long serve_epoll(int listener, size_t size) {
 static void serve(const struct arguments *a) {
   process_handle_signals();
   process_pin(a->load.cpu);
+  process_many_descriptors();
   int listener = sock_listen(a->load.address);
   double cpu = process_cpu_seconds();
   unsigned long served = a->load.epoll ? serve_epoll(listener, a->size) : serve_blocking(listener, a->size);

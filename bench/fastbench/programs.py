@@ -70,6 +70,19 @@ def rr(point, size=1, epoll=False, connections=1, reconnect=0):
             "p999_us": client["p999_us"], "cpu_us": client["cpu_us"] + server["cpu_us"]}
 
 
+def idle_beside(point, idle, size=64):
+    """How many times as long the median round trip takes with idle connections in both ends' epoll sets."""
+    program, shared = point.program("rr"), [f"--size={size}", "--epoll"]
+    address = point.server(program, "server", point.own_address(), *shared, *point.cpu_options(0))
+
+    def median(*options):
+        return last_json(point.client(program, "client", address, *shared, *point.cpu_options(1), *timing(point),
+                                      *options))["p50_us"]
+
+    alone = median()
+    return {"value": median(f"--idle={idle}") / alone}
+
+
 def stream(point, size, reverse=False, nagle=False):
     if point.transport == RING:
         return bare_ring(point, "stream", size)

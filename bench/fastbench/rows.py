@@ -176,10 +176,14 @@ def cost_rows():
     group = "The library's own cost"
     yield Row(group=group, name="start and end of /bin/true", unit="ms per process", better="lower", transports=NO_UNIX,
               measure=programs.start_up, statistics=False, tags=frozenset({"start-up"}))
-    for exchanges, text in ((100, "100 exchanges of 64 B"), (20000, "20 000 exchanges of 64 B")):
+    for exchanges, size in ((100, 64), (20000, 64), (100, 100000)):
+        text = f"{exchanges} exchanges of {size_text(size)}"
         yield Row(group=group, name=f"memory of an idle paired connection, after {text}", unit="KB", better="lower",
-                  transports=(FASTLOCAL,), measure=partial(programs.idle_memory, exchanges=exchanges),
+                  transports=(FASTLOCAL,), measure=partial(programs.idle_memory, exchanges=exchanges, size=size),
                   tags=frozenset({"memory"} if exchanges == 100 else ()))
+    yield placed("two CPUs", "idle", group=group, name="round trip, 64 B, epoll, beside 10,000 idle paired connections",
+                 unit="times as long", better="lower", transports=(FASTLOCAL,),
+                 measure=partial(programs.idle_beside, idle=10000))
 
 
 def all_rows():

@@ -73,6 +73,7 @@ TARGETS = [
     *ratios("only one end has the library", ["one end"], 0.98),
     target("p99.9 latency, every row", [], "tail", 1),
     target("start-up of the library", ["start-up"], "extra", 1, "ms"),
+    target("round trip beside 10,000 idle connections", ["idle"], "value", 1.1, "times"),
     target("memory of an idle paired connection", ["memory"], "value", 8, "KB"),
 ]
 
