@@ -136,6 +136,9 @@ few_addresses() { (ulimit -v 160000 && run_program alone memory); }
 @test "the process waits, and may have no descriptor more than it waits for" { same alone nofile; }
 
 @test "descriptors in messages that nobody asked for are not kept" { same alone mail; }
+@test "more iovecs than one call of ours takes" { same alone pieces; }
+@test "a connection is accepted as standard input" { same alone stdin; }
+@test "a socket with two descriptors is disconnected and connected again" { same alone again; }
 @test "a connection was in an epoll set before it was one" { same alone early; }
 @test "close_range with CLOSE_RANGE_UNSHARE" { same alone range; }
 @test "a helper leaves O_NONBLOCK behind" { same alone flags; }

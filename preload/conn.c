@@ -21,6 +21,7 @@
 #include "room.h"
 #include "shmring/fault.h"
 #include "stats.h"
+#include "tramp.h"
 
 #define LOOK_EVERY_NS 1000000u
 
@@ -126,6 +127,8 @@ void fl_conn_open(int fd, bool nonblock, bool accepted) {
   atomic_store_explicit(&c->reason, FL_WHY_YOUNG, memory_order_relaxed);
   atomic_store_explicit(&c->fd_hint, fd, memory_order_relaxed);
   FL_FAULT(conn_open);
+  if (fd <= STDERR_FILENO && !fl_tramp_stdio)
+    fl_conn_pin(c, FL_WHY_STDIO); /* this process may use it through stdin, stdout or stderr */
   fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
   fl_stats_conn_opened();
 }

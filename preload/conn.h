@@ -72,7 +72,8 @@ enum fl_phase {
   X(LOCK, "a signal handler jumped out of a call") \
   X(ELSEWHERE, "the host registry does not know the other end") \
   X(DENIED, "the host registry refuses") \
-  X(SANDBOX, "the process forbade itself system calls")
+  X(SANDBOX, "the process forbade itself system calls") \
+  X(DISSOLVED, "the socket was disconnected, and other descriptors have it too")
 /* clang-format on */
 
 enum fl_reason {
@@ -368,6 +369,10 @@ void fl_pair_tick(struct fl_conn *c, int fd, size_t n);
 /* Do the hooks and the kernel agree on what has passed? Unsure: a call is under way, or the counts moved meanwhile. */
 enum fl_agree { FL_AGREE, FL_DIFFER, FL_UNSURE };
 enum fl_agree fl_pair_counts(struct fl_conn *c, int fd);
+
+/* The socket was disconnected (AF_UNSPEC), and other descriptors may have it: what it is connected to from now on stays
+ * on TCP. */
+void fl_pair_dissolved(struct fl_conn *c);
 
 /* Looks which options fd has: those that were set before the table knew it, that a listener handed down, or that
  * another process set whom we do not see. What the ring cannot honour pins c. */

@@ -70,8 +70,13 @@ FL_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len) {
   fl_elsewhere();
   int saved = errno;
   if (FL_UNLIKELY(c != NULL || fl_conn_of(fd))) { /* there before, or registered by another thread meanwhile */
-    if (c && r == 0 && addr->sa_family == AF_UNSPEC)
-      fl_conn_forget(fd, false); /* dissolved */
+    if (c && r == 0 && addr->sa_family == AF_UNSPEC) {
+      if (atomic_load_explicit(&c->nholders, memory_order_acquire) == 1 &&
+          atomic_load_explicit(&fl_local_of(c)->nfds, memory_order_relaxed) == 1)
+        fl_conn_forget(fd, false);
+      else
+        fl_pair_dissolved(c);
+    }
   } else if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && inet(addr->sa_family)) {
     /* whether it is TCP is asked when pairing is due */
     if (stream(entry)) {

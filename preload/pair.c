@@ -46,6 +46,18 @@ static void settle(struct fl_conn *c, struct fl_local *l, enum fl_reason why) {
   fl_log(FL_LOG_INFO, "connection %u stays on TCP: %s", fl_arena_index(c), fl_reason_text(why));
 }
 
+void fl_pair_dissolved(struct fl_conn *c) {
+  bool tx = fl_lock(&c->tx_lock) == FL_LOCKED, rx = fl_lock(&c->rx_lock) == FL_LOCKED;
+
+  if (fl_conn_paired(c))
+    fl_rx_native_always(&c->rx);
+  settle(c, fl_local_of(c), FL_WHY_DISSOLVED);
+  if (rx)
+    fl_unlock(&c->rx_lock);
+  if (tx)
+    fl_unlock(&c->tx_lock);
+}
+
 /*
  * The private descriptors of a rendezvous are marked in the table, so that the application can neither close them nor
  * see them mistaken for its own. The mark is taken off before the registry is called, which may close or replace them:

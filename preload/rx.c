@@ -89,38 +89,6 @@ static void keep_error(struct fl_conn *c, int error) {
     atomic_store_explicit(&c->rx_error, error, memory_order_relaxed);
 }
 
-/* At most `max` bytes of the kernel lane now, into the iovecs from `at` on; -errno. Lock held. */
-static ssize_t kernel_take(struct fl_conn *c, int fd, const struct fl_io *io, size_t at, size_t max) {
-  struct iovec part[REST_IOV];
-  int n = 0;
-  size_t skip = at;
-
-  for (int i = 0; i < io->iovcnt && n < REST_IOV && max; i++) {
-    if (skip >= io->iov[i].iov_len) {
-      skip -= io->iov[i].iov_len;
-      continue;
-    }
-    size_t len = io->iov[i].iov_len - skip;
-    if (len > max)
-      len = max;
-    part[n++] = (struct iovec){(char *)io->iov[i].iov_base + skip, len};
-    max -= len;
-    skip = 0;
-  }
-  if (n == 0)
-    return 0;
-  struct msghdr msg = {.msg_iov = part, .msg_iovlen = (size_t)n};
-  ssize_t got = fl_sys_recvmsg(fd, &msg, MSG_DONTWAIT | (io->flags & (MSG_TRUNC | MSG_PEEK)));
-  FL_FAULT(recv_taken);
-  if (got > 0 && !(io->flags & MSG_PEEK)) {
-    fl_rx_taken(&c->rx, atomic_fetch_add_explicit(&c->krx, (uint64_t)got, memory_order_relaxed) + (uint64_t)got);
-    fl_count_add(&c->rx_kernel, (uint64_t)got);
-  }
-  if (got < 0)
-    keep_error(c, (int)-got);
-  return got;
-}
-
 /* Are there bytes on the kernel lane? A receive that finds none takes an error of the connection with it, which is then
  * gone for poll and SO_ERROR: not to be made by a call that has bytes to return. */
 static bool kernel_has(int fd) {
@@ -135,6 +103,54 @@ static bool at_mark(const struct fl_conn *c, int fd) {
 
   return FL_UNLIKELY(atomic_load_explicit(&c->oob_inline, memory_order_relaxed)) &&
          fl_sys_ioctl(fd, SIOCATMARK, &mark) == 0 && mark;
+}
+
+/* One call's worth of kernel_take. *asked gets what the iovecs that it went for hold. */
+static ssize_t take_window(struct fl_conn *c, int fd, const struct fl_io *io, size_t at, size_t max, size_t *asked) {
+  struct iovec part[REST_IOV];
+  int n = 0;
+  size_t skip = at, all = max;
+
+  for (int i = 0; i < io->iovcnt && n < REST_IOV && max; i++) {
+    if (skip >= io->iov[i].iov_len) {
+      skip -= io->iov[i].iov_len;
+      continue;
+    }
+    size_t len = io->iov[i].iov_len - skip;
+    if (len > max)
+      len = max;
+    part[n++] = (struct iovec){(char *)io->iov[i].iov_base + skip, len};
+    max -= len;
+    skip = 0;
+  }
+  *asked = all - max;
+  if (n == 0)
+    return 0;
+  struct msghdr msg = {.msg_iov = part, .msg_iovlen = (size_t)n};
+  ssize_t got = fl_sys_recvmsg(fd, &msg, MSG_DONTWAIT | (io->flags & (MSG_TRUNC | MSG_PEEK)));
+  FL_FAULT(recv_taken);
+  if (got > 0 && !(io->flags & MSG_PEEK)) {
+    fl_rx_taken(&c->rx, atomic_fetch_add_explicit(&c->krx, (uint64_t)got, memory_order_relaxed) + (uint64_t)got);
+    fl_count_add(&c->rx_kernel, (uint64_t)got);
+  }
+  if (got < 0)
+    keep_error(c, (int)-got);
+  return got;
+}
+
+/* At most `max` bytes of the kernel lane now, into the iovecs from `at` on; -errno. Fewer only if there are no more: to
+ * an edge-triggered reader that is what a short count says. Lock held. */
+static ssize_t kernel_take(struct fl_conn *c, int fd, const struct fl_io *io, size_t at, size_t max) {
+  size_t asked;
+  ssize_t got = take_window(c, fd, io, at, max, &asked), more = got;
+
+  while (FL_UNLIKELY(more > 0 && (size_t)more == asked && (size_t)got < max) && !(io->flags & MSG_PEEK) &&
+         kernel_has(fd)) {
+    more = take_window(c, fd, io, at + (size_t)got, max - (size_t)got, &asked);
+    if (more > 0)
+      got += more;
+  }
+  return got;
 }
 
 /* ---- helpers ---- */

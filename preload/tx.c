@@ -207,8 +207,14 @@ void fl_send_end(struct fl_conn *c, ssize_t sent) {
   /* release: pairs with the acquire of tx_busy in tx_push; ktx is complete when 0 is seen */
   int left = atomic_fetch_sub_explicit(&c->tx_busy, 1, memory_order_acq_rel) - 1;
   FL_FAULT(send_ended);
-  if (left == 0 && fl_conn_mapped(c))
+  if (left == 0 && fl_conn_mapped(c)) {
     fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
+    FL_FAULT(send_intent);
+    /* seq_cst: pairs with send_raise. Of another thread that has begun meanwhile the intent may be lost under this one:
+     * then it must look as if more were on its way, for a receiver that would ask for bytes back (fl_rx_recall). */
+    if (FL_UNLIKELY(atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) > 0))
+      fl_tx_intent(&c->tx, UINT64_MAX);
+  }
   fl_conn_leave(c);
 }
 

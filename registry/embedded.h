@@ -23,8 +23,8 @@
  *
  * Limits. A segment's pages are allocated as the rings are used; a process whose memory cgroup is full when it touches
  * one is treated by the kernel as for any page (out-of-memory killer, or SIGBUS under strict overcommit). A visitor
- * with the right uid may send a descriptor whose close takes long (a FUSE file, a lingering socket), and so delay
- * fl_rdv_poll; it cannot do more than that.
+ * may bring a descriptor whose close takes long (a FUSE file, a lingering socket), and so delay fl_rdv_poll; it cannot
+ * do more than that. That goes for visitors with the wrong uid, too: what they sent is closed with their connection.
  *
  * Threads: a struct fl_rdv belongs to one thread at a time; different ones are independent.
  */

@@ -6,6 +6,9 @@
  *   alone fsize    may write no files (RLIMIT_FSIZE)
  *   alone nofile   may open nothing more (RLIMIT_NOFILE), and waits
  *   alone memory   has little room for addresses (RLIMIT_AS), and uses most of it
+ *   alone pieces   receives into more iovecs than go into one call of ours
+ *   alone stdin    accepts a connection as descriptor 0, and reads it with stdio
+ *   alone again    disconnects a socket that has two descriptors, and connects it again
  *   alone early    registers in an epoll set before it connects
  *   alone range    closes with close_range(CLOSE_RANGE_UNSHARE), and the number comes back as that of a file
  *   alone flags    a helper that is not followed sets O_NONBLOCK
@@ -16,7 +19,9 @@
 #include <pthread.h>
 #include <stddef.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 
 #include "common.h"
@@ -40,7 +45,7 @@ static void talk(int turns) {
   }
 }
 
-static void begin(void) {
+static void begin(bool as_stdin) {
   struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   socklen_t len = sizeof addr;
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -49,9 +54,13 @@ static void begin(void) {
   if (bind(listener, (struct sockaddr *)&addr, len) < 0 || listen(listener, 1) < 0 ||
       getsockname(listener, (struct sockaddr *)&addr, &len) < 0 || connect(a, (struct sockaddr *)&addr, len) < 0)
     die("connection");
+  if (as_stdin)
+    close(0);
   b = accept(listener, NULL, NULL);
   close(listener);
 }
+
+static void set_nonblock(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
 /* ---- lanes ---- */
 
@@ -124,6 +133,59 @@ static void memory(void) {
   say("%s\n", p ? "there is memory" : "no memory");
 }
 
+/* ---- pieces ---- */
+
+static void pieces(void) {
+  enum { N = 200 };
+  char out[N], in[N];
+  struct iovec iov[N];
+
+  for (int i = 0; i < N; i++)
+    iov[i] = (struct iovec){in + i, 1};
+  set_nonblock(b);
+  awake = true;
+  talk(400);
+  for (int round = 0; round < 3; round++) { /* nobody waits for b in a way that is known: they come over TCP */
+    fill((unsigned char *)out, N, (unsigned)round);
+    send_all(a, out, N);
+    for (int n = 0; ioctl(b, FIONREAD, &n) == 0 && n < N;)
+      sched_yield();
+    say("%zd bytes in pieces, ", readv(b, iov, N));
+    say("%s\n", memcmp(in, out, N) ? "wrong" : "right");
+  }
+}
+
+/* ---- stdin ---- */
+
+static void with_stdio(void) {
+  talk(400);
+  send_all(a, "x", 1);
+  alarm(10);
+  say("stdin has %c\n", getchar());
+}
+
+/* ---- again ---- */
+
+static void again(void) {
+  struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr none = {.sa_family = AF_UNSPEC};
+  socklen_t len = sizeof addr;
+  int listener = socket(AF_INET, SOCK_STREAM, 0), copy, old = b;
+  char buf[64];
+
+  talk(400);
+  copy = dup(a);
+  if (bind(listener, (struct sockaddr *)&addr, len) < 0 || listen(listener, 1) < 0 ||
+      getsockname(listener, (struct sockaddr *)&addr, &len) < 0 || connect(a, &none, sizeof none) < 0 ||
+      connect(a, (struct sockaddr *)&addr, len) < 0 || (b = accept(listener, NULL, NULL)) < 0)
+    die("connection");
+  send_all(copy, "by the copy", 11);
+  recv_all(b, buf, 11);
+  say("%.11s\n", buf);
+  say("the other end of before gets %zd\n", recv(old, buf, sizeof buf, MSG_DONTWAIT));
+  talk(400);
+}
+
 /* ---- early ---- */
 
 static void *echo_slowly(void *nothing) {
@@ -187,8 +249,6 @@ static void range(void) {
 }
 
 /* ---- flags ---- */
-
-static void set_nonblock(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
 static void flags(const char *self) {
   unsigned char buf[64] = "";
@@ -311,7 +371,7 @@ static void mail(void) {
   talk(400);
   a1 = a;
   b1 = b;
-  begin();
+  begin(false);
   talk(400);
   send_junk(junk);
   /* two that sleep at a time, so that more bells are asked for */
@@ -340,7 +400,7 @@ int main(int argc, char **argv) {
     early();
     return 0;
   }
-  begin();
+  begin(!strcmp(what, "stdin"));
   if (!strcmp(what, "lanes"))
     lanes();
   else if (!strcmp(what, "fsize"))
@@ -349,6 +409,12 @@ int main(int argc, char **argv) {
     nofile();
   else if (!strcmp(what, "memory"))
     memory();
+  else if (!strcmp(what, "pieces"))
+    pieces();
+  else if (!strcmp(what, "stdin"))
+    with_stdio();
+  else if (!strcmp(what, "again"))
+    again();
   else if (!strcmp(what, "range"))
     range();
   else if (!strcmp(what, "flags"))
