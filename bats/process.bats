@@ -188,3 +188,22 @@ few_addresses() { (ulimit -v 160000 && run_program alone memory); }
 @test "seccomp: a question is no filter, the connection stays on the ring" { same_on_rings sandbox ask; }
 @test "seccomp in a forked child: the parent is on the ring" { same_on_rings sandbox child; }
 @test "seccomp after the other end closed: unread bytes are there" { same sandbox ended; }
+
+# CMD...: what goes in front of the program
+race_detector() {
+  client "$@" "$BATS_FILE_TMPDIR/senders" 2>"$T/reports.txt" || fail "$(head -n 30 "$T/reports.txt")"
+}
+
+@test "two threads send at once: no race in the eyes of the thread sanitizer" {
+  mode both
+  cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -fsanitize=thread -o "$BATS_FILE_TMPDIR/senders" \
+    "$REPOSITORY/tests/process/senders.c" || skip "no thread sanitizer"
+  same_as_tcp race_detector setarch -R
+}
+
+@test "two threads send at once: no race in the eyes of helgrind" {
+  need valgrind
+  mode both
+  cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/senders" "$REPOSITORY/tests/process/senders.c"
+  same_as_tcp race_detector valgrind -q --tool=helgrind --error-exitcode=9
+}

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* preload/init.c - start and end of the library in a process. When anything is missing everything passes through. */
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "conn.h"
 #include "dispatch.h"
@@ -12,6 +14,22 @@
 #include "real.h"
 #include "tramp.h"
 
+extern void __tsan_init(void) __attribute__((weak));
+extern void __msan_init(void) __attribute__((weak));
+
+/*
+ * Tools that follow every access, or every step by which threads are put in order, see neither our atomics nor that
+ * bytes came over a socket: they would report races and uninitialized memory in a program that has none.
+ */
+static bool watched(void) {
+#ifndef __SANITIZE_THREAD__ /* a library that was built so itself is what is to be looked at */
+  if (__tsan_init)
+    return true;
+#endif
+  const char *preloads = getenv("LD_PRELOAD");
+  return __msan_init || (preloads && (strstr(preloads, "/vgpreload_helgrind") || strstr(preloads, "/vgpreload_drd")));
+}
+
 __attribute__((constructor)) static void init(void) {
   char err[256];
   int saved = errno;
@@ -20,7 +38,7 @@ __attribute__((constructor)) static void init(void) {
   fl_mem_init();
   if (fl_options_load(err, sizeof err) != 0)
     fl_log_bad_value(err);
-  else if (!fl_options.disable && fl_process_init()) {
+  else if (!fl_options.disable && !watched() && fl_process_init()) {
     fl_process_hooks_init();
     fl_inherit_load();
   }
