@@ -9,7 +9,7 @@ setup_file() {
   local name
   need cc
   chmod a+rx "$BATS_FILE_TMPDIR"
-  for name in far forks execs helpers ends hammer closes handover stdio fault jumps alone sandbox; do
+  for name in far forks execs helpers ends hammer closes handover stdio fault jumps alone sandbox rearm; do
     cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/$name" "$REPOSITORY/tests/process/$name.c"
   done
 }
@@ -207,3 +207,5 @@ race_detector() {
   cc -std=gnu11 -D_GNU_SOURCE -O1 -g -pthread -o "$BATS_FILE_TMPDIR/senders" "$REPOSITORY/tests/process/senders.c"
   same_as_tcp race_detector valgrind -q --tool=helgrind --error-exitcode=9
 }
+
+@test "a registration that is deleted and made again between two waits wakes the second" { same rearm; }

@@ -170,7 +170,7 @@ static void item_set(struct fl_item *it, int epfd, const struct epoll_event *eve
     fl_item_heat(it); /* bytes in the ring are looked for through the hot list */
     if (asleep)
       fl_item_kick(set, epfd, it);
-  } else if (fl_rx_state(&c->rx) == FL_WATCHING) {
+  } else if (fl_rx_state(&c->rx) != FL_NATIVE) { /* also BELL, of a registration that is gone: it rings only once */
     fl_item_heat(it);
   }
 }
