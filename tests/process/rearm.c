@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tests/process/rearm.c - a registration that is taken out of an epoll set and put back between two waits, as programs do
- * that give a connection to a worker (ZooKeeper): the bytes that come then wake the next wait.
+ * tests/process/rearm.c - a registration that is taken out of an epoll set and put back between two waits, as programs
+ * do that give a connection to a worker (ZooKeeper): the bytes that come then wake the next wait.
  */
 #include <sys/epoll.h>
 
