@@ -41,6 +41,7 @@ static bool six_fits(long six) {
  */
 static bool concerned(long nr, const long *a) {
   switch (nr) {
+  case __NR_socket:
   case __NR_connect:
   case __NR_accept:
   case __NR_accept4:
@@ -148,6 +149,7 @@ static long answer(long nr, const long *a) {
   case __NR_sendmmsg: return sendmmsg(fd, p, (unsigned)a[2], (int)a[3]);
   case __NR_sendfile: return sendfile(fd, (int)a[1], (off_t *)a[2], (size_t)a[3]);
   case __NR_splice: return splice(fd, p, (int)a[2], (off64_t *)a[3], (size_t)a[4], (unsigned)a[5]);
+  case __NR_socket: return socket(fd, (int)a[1], (int)a[2]);
   case __NR_connect: return connect(fd, p, (socklen_t)a[2]);
   case __NR_accept: return accept(fd, p, (socklen_t *)a[2]);
   case __NR_accept4: return accept4(fd, p, (socklen_t *)a[2], (int)a[3]);

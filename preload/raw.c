@@ -92,6 +92,7 @@ static ssize_t raw_splice(int in, off64_t *in_at, int out, off64_t *out_at, size
   return POINT(__NR_splice, in, in_at, out, out_at, n, flags);
 }
 
+static int raw_socket(int domain, int type, int protocol) { return (int)PLAIN(__NR_socket, domain, type, protocol); }
 static int raw_connect(int fd, const struct sockaddr *addr, socklen_t len) {
   return (int)POINT(__NR_connect, fd, addr, len);
 }
@@ -190,7 +191,7 @@ static int raw_epoll_pwait2(int epfd, struct epoll_event *events, int max, const
 #define FUNCTIONS(X) \
   X(read) X(write) X(readv) X(writev) X(preadv2) X(pwritev2) X(recv) X(recvfrom) X(recvmsg) X(recvmmsg) \
   X(send) X(sendto) X(sendmsg) X(sendmmsg) X(sendfile) X(sendfile64) X(splice) \
-  X(connect) X(accept) X(accept4) X(shutdown) X(getsockopt) X(setsockopt) \
+  X(socket) X(connect) X(accept) X(accept4) X(shutdown) X(getsockopt) X(setsockopt) \
   X(close) X(close_range) X(dup) X(dup2) X(dup3) X(ioctl) X(poll) X(ppoll) X(select) X(pselect) \
   X(epoll_create) X(epoll_create1) X(epoll_ctl) X(epoll_wait) X(epoll_pwait) X(epoll_pwait2)
 /* clang-format on */

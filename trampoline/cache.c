@@ -16,7 +16,7 @@ struct head {
   uint32_t how, pairs, n, build_id_len;
   uint8_t build_id[FL_BUILD_ID_MAX];
 };
-#define VERSION 5u /* of the method as well: what an older one would have judged otherwise is made again */
+#define VERSION 6u /* of the method as well: what an older one would have judged otherwise is made again */
 
 static const char *environment(const char *name) {
   size_t n = strlen(name);

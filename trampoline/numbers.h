@@ -21,7 +21,7 @@ enum fl_class { FL_CLASS_NONE, FL_CLASS_FD, FL_CLASS_ANY };
   X(write, FD) X(writev, FD) X(pwritev2, FD) X(sendto, FD) X(sendmsg, ANY) X(sendmmsg, ANY) \
   X(sendfile, FD) X(splice, ANY) \
   X(close, FD) X(close_range, ANY) X(dup, FD) X(dup3, ANY) X(shutdown, FD) X(fcntl, FD) X(ioctl, FD) \
-  X(setsockopt, FD) X(getsockopt, FD) X(connect, ANY) X(accept, ANY) X(accept4, ANY) \
+  X(setsockopt, FD) X(getsockopt, FD) X(socket, ANY) X(connect, ANY) X(accept, ANY) X(accept4, ANY) \
   X(ppoll, ANY) X(pselect6, ANY) \
   X(epoll_create1, ANY) X(epoll_ctl, ANY) X(epoll_pwait, FD) X(epoll_pwait2, FD) \
   X(exit_group, ANY) X(prctl, ANY) X(seccomp, ANY)
