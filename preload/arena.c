@@ -83,13 +83,14 @@ static bool arena_map(void) {
   return true;
 }
 
-/* The tables take some seventy megabytes of addresses, of which little is ever touched. Where addresses are counted
- * (RLIMIT_AS) these might be what the program lacks then. */
+/* The tables take some seventy megabytes of addresses, of which little is ever touched. Where these are counted, they
+ * might be what the program lacks then. */
 static bool few_addresses(void) {
-  struct rlimit rl = {.rlim_cur = RLIM_INFINITY};
+  struct rlimit all = {.rlim_cur = RLIM_INFINITY}, data = all;
 
-  fl_syscall6(__NR_prlimit64, 0, RLIMIT_AS, 0, (long)&rl, 0, 0);
-  return rl.rlim_cur < FEW_ADDRESSES;
+  fl_syscall6(__NR_prlimit64, 0, RLIMIT_AS, 0, (long)&all, 0, 0);
+  fl_syscall6(__NR_prlimit64, 0, RLIMIT_DATA, 0, (long)&data, 0, 0);
+  return all.rlim_cur < FEW_ADDRESSES || data.rlim_cur < FEW_ADDRESSES;
 }
 
 bool fl_process_init(void) {
