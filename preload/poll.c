@@ -226,6 +226,8 @@ static int poll_bell(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *
   if (FL_UNLIKELY(k < 0 && errno == EINVAL)) {
     fl_bell_refuse();
     *rang = true;
+    for (nfds_t i = 0; i < n; i++)
+      fds[i].revents = 0;
     return 0;
   }
   if (k < 0)
@@ -328,8 +330,8 @@ static int do_poll(struct pollfd *fds, nfds_t n, uint64_t ns, const sigset_t *ma
     int k = bell ? poll_bell(fds, n, nap ? nap_ns : left, mask, bell, &rang)
                  : poll_native(fds, n, nap ? nap_ns : left, mask);
     FL_FAULT(poll_woken);
-    if (k > 0 && rang)
-      k = merge(fds, n);
+    if (k >= 0 && rang)
+      k = merge(fds, n); /* the kernel was asked just now */
     if (k != 0 || (!nap && !rang))
       return k;
     if (how == SLEEP_HELD && !rang)

@@ -376,11 +376,11 @@ static void bell_sleeper_jumped(void *what) {
 
 /*
  * Sleeps in BELL, with a borrowed bell that this gives back: until it is rung, the socket has something (SPIN_KERNEL),
- * or a handler ran that ends the call (SPIN_SIGNAL). Lock as with rx_spin.
+ * a handler ran that ends the call (SPIN_SIGNAL), or `left` nanoseconds are over. Lock as with rx_spin.
  */
-static enum spin bell_sleep(struct fl_conn *c, int fd, struct fl_bell *bell, unsigned naps, uint32_t signals) {
+static enum spin bell_sleep(struct fl_conn *c, int fd, struct fl_bell *bell, unsigned naps, uint64_t left,
+                            uint32_t signals) {
   struct pollfd p[2] = {{.fd = fd, .events = POLLIN | POLLRDHUP}, {.fd = bell->fd, .events = POLLIN}};
-  struct timespec ts = {0, (long)fl_nap_ns(naps)};
   int n;
 
   sleeper_begin(c);
@@ -391,10 +391,14 @@ static enum spin bell_sleep(struct fl_conn *c, int fd, struct fl_bell *bell, uns
     bool unread = fl_send_unread(c), held = !unread && fl_room_held(c);
     if (FL_UNLIKELY(unread))
       fl_send_back_if_asked(c, fd);
-    if (held)
-      ts = (struct timespec){0, FL_ROOM_IDLE_NS};
+    uint64_t most = unread ? fl_nap_ns(naps) : held ? FL_ROOM_IDLE_NS : UINT64_MAX;
+    if (left <= most)
+      held = false;
+    else
+      left = most;
+    struct timespec ts = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
     FL_FAULT(recv_bell);
-    n = interrupting(c) == signals ? REAL(ppoll)(p, 2, unread || held ? &ts : NULL, NULL) : 0;
+    n = interrupting(c) == signals ? REAL(ppoll)(p, 2, left == UINT64_MAX ? NULL : &ts, NULL) : 0;
     if (FL_UNLIKELY(n < 0 && errno == EINVAL))
       fl_bell_refuse();
     if (n == 0 && held)
@@ -413,8 +417,7 @@ static enum spin bell_sleep(struct fl_conn *c, int fd, struct fl_bell *bell, uns
 
 /* May a blocking receive sleep with a bell? Then the bell, borrowed, and the state is BELL. Lock held. */
 static struct fl_bell *bell_for(struct fl_conn *c, const struct fl_io *io) {
-  if ((io->flags & (MSG_PEEK | MSG_WAITALL)) || (atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX) ||
-      !fl_conn_usable(c))
+  if ((io->flags & (MSG_PEEK | MSG_WAITALL)) || !fl_conn_usable(c))
     return NULL;
   struct fl_bell *bell = fl_bell_borrow(fl_local_of(c)->who);
   if (bell && !fl_bell_rest(c, c->rx.tail, bell)) {
@@ -424,15 +427,18 @@ static struct fl_bell *bell_for(struct fl_conn *c, const struct fl_io *io) {
   return bell;
 }
 
-/* Has a receive that began then waited for as long as SO_RCVTIMEO allows? */
-static bool timed_out(const struct fl_conn *c, int fd, uint64_t begin) {
+/* For how long may a receive that began then still wait? Nanoseconds; UINT64_MAX for ever. */
+static uint64_t time_left(const struct fl_conn *c, int fd, uint64_t begin) {
   struct timeval tv = {0};
   socklen_t len = sizeof tv;
 
-  if (!(atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX) ||
-      fl_sys_getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, &len) < 0 || (tv.tv_sec == 0 && tv.tv_usec == 0))
-    return false;
-  return fl_ticks_to_ns(fl_now() - begin) >= (uint64_t)tv.tv_sec * 1000000000u + (uint64_t)tv.tv_usec * 1000u;
+  if (FL_LIKELY(!(atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX)) ||
+      fl_sys_getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, &len) < 0 || (tv.tv_sec == 0 && tv.tv_usec == 0) ||
+      tv.tv_sec >= 1 << 30)
+    return UINT64_MAX;
+  uint64_t all = (uint64_t)tv.tv_sec * 1000000000u + (uint64_t)tv.tv_usec * 1000u,
+           gone = fl_ticks_to_ns(fl_now() - begin);
+  return gone < all ? all - gone : 0;
 }
 
 static ssize_t fail(int error) {
@@ -594,7 +600,7 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
   uint32_t gen = atomic_fetch_add_explicit(&c->rx_gen, 1, memory_order_relaxed) + 1;
   bool helped = false;
   unsigned naps = 0;
-  uint64_t nap_begin = 0;
+  uint64_t asleep_at = 0; /* the first time */
 
   for (;;) {
     if (FL_UNLIKELY(io->flags & MSG_PEEK) && (got = peek(c, fd, io)) > 0) {
@@ -726,8 +732,17 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
     if (state == FL_WATCHING || state == FL_BELL) {
       struct fl_bell *bell;
       enum spin s = nonblock || state == FL_BELL ? SPIN_SLEEP : rx_spin(c, fd, signals);
-      if (s == SPIN_SLEEP && !nonblock && (bell = bell_for(c, io)))
-        s = bell_sleep(c, fd, bell, naps++, signals);
+      if (s == SPIN_SLEEP && !nonblock && (bell = bell_for(c, io))) {
+        if (naps == 0)
+          asleep_at = fl_now();
+        uint64_t left = time_left(c, fd, asleep_at);
+        if (FL_UNLIKELY(left == 0)) {
+          fl_bell_return(bell);
+          fl_unlock(&c->rx_lock);
+          return got ? (ssize_t)got : fail(EAGAIN);
+        }
+        s = bell_sleep(c, fd, bell, naps++, left, signals);
+      }
       if (s == SPIN_SIGNAL) {
         fl_unlock(&c->rx_lock);
         return got ? (ssize_t)got : fail(EINTR);
@@ -767,11 +782,11 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
                 !(atomic_load_explicit(&c->timed, memory_order_relaxed) & FL_TIMED_RX);
     if (FL_UNLIKELY(unread || held)) {
       if (naps == 0)
-        nap_begin = fl_now();
+        asleep_at = fl_now();
       enum spin s = short_nap(c, fd, held ? FL_ROOM_IDLE_NS : fl_nap_ns(naps++), signals);
       if (s == SPIN_GONE)
         return got ? (ssize_t)got : recv_native(c, fd, io);
-      if (s == SPIN_SIGNAL || (s == SPIN_SLEEP && timed_out(c, fd, nap_begin))) {
+      if (s == SPIN_SIGNAL || (s == SPIN_SLEEP && time_left(c, fd, asleep_at) == 0)) {
         fl_unlock(&c->rx_lock);
         return got ? (ssize_t)got : fail(s == SPIN_SIGNAL ? EINTR : EAGAIN);
       }

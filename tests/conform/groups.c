@@ -3,9 +3,10 @@
 #include "groups.h"
 
 const struct group *const groups[] = {
-    &receive_group,  &receive_later_group, &send_group,    &full_group,        &option_group,      &nonblock_group,
-    &effect_group,   &ending_group,        &ready_group,   &ready_later_group, &interrupted_group, &masked_group,
-    &canceled_group, &urgent_group,        &address_group, &descriptor_group,  &process_group,     &change_group,
+    &receive_group,     &receive_later_group, &receive_again_group, &send_group,     &full_group,
+    &option_group,      &nonblock_group,      &effect_group,        &ending_group,   &ready_group,
+    &ready_later_group, &interrupted_group,   &masked_group,        &canceled_group, &urgent_group,
+    &address_group,     &descriptor_group,    &process_group,       &change_group,
 };
 const unsigned group_count = sizeof groups / sizeof groups[0];
 

@@ -4,7 +4,7 @@
 
 #include "conform.h"
 
-extern const struct group receive_group, receive_later_group;
+extern const struct group receive_group, receive_later_group, receive_again_group;
 extern const struct group send_group, full_group;
 extern const struct group option_group, nonblock_group, effect_group;
 extern const struct group ending_group;

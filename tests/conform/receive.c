@@ -221,3 +221,58 @@ const struct group receive_later_group = {
     .skip = later_skip,
     .every = 8,
 };
+
+/* ---- again and again: after some sleeps the receiver has a bell, and sleeps in another way ---- */
+
+enum { A_CALL, A_MODE, A_LAST };
+enum { NOTHING_COMES, LAST_FIN, LAST_RESET };
+
+static bool again_skip(const int *v) {
+  return v[A_MODE] == NONBLOCKING || (v[A_MODE] == BLOCKING && v[A_LAST] == NOTHING_COMES);
+}
+
+static void receive_again(const int *v) {
+  static const struct timeval ample = {5, 0};
+  enum end reader = (v[A_CALL] + v[A_LAST]) % 2 ? SERVER : CLIENT;
+
+  connect_ends(AF_INET);
+  onto_ring();
+  if (v[A_MODE] == TIMED)
+    ON(reader) setsockopt(run.fd, SOL_SOCKET, SO_RCVTIMEO, &ample, sizeof ample);
+  for (int round = 0; round < 5; round++) {
+    ON(reader) {
+      release();
+      do_recv((enum recv_call)v[A_CALL], run.fd, 25, 0, ONE);
+    }
+    ON(OTHER(reader)) {
+      settle(reader);
+      put(10);
+    }
+  }
+  ON(reader) {
+    uint64_t begin = clock_ms();
+    if (v[A_MODE] == TIMED && v[A_LAST] == NOTHING_COMES)
+      set_mode(TIMED);
+    release();
+    do_recv((enum recv_call)v[A_CALL], run.fd, 25, 0, ONE);
+    if (v[A_LAST] == NOTHING_COMES)
+      note_time("took", begin, TIMEOUT_MS);
+  }
+  ON(OTHER(reader)) {
+    if (v[A_LAST] != NOTHING_COMES) {
+      settle(reader);
+      come(v[A_LAST] == LAST_FIN ? THEN_FIN : THEN_RESET);
+    }
+  }
+  if (v[A_LAST] == NOTHING_COMES)
+    talk();
+}
+
+const struct group receive_again_group = {
+    .name = "receive-again",
+    .what = "A call that sleeps until something comes, five times, and then until nothing comes or the end",
+    .dims = {DIM("call", RECV_CALL_NAMES), DIM("mode", MODE_NAMES), DIM("last", "nothing", "fin", "reset")},
+    .run = receive_again,
+    .skip = again_skip,
+    .every = 2,
+};
