@@ -497,6 +497,27 @@ static int select_copies(const struct selected *s, uint64_t ns, const sigset_t *
                           (long)&sig);
 }
 
+/* Sleeps on copies that have the bell as well; a cancellation point. The count without it, or -errno. */
+static int select_bell(const struct selected *s, uint64_t ns, const struct fl_bell *bell, bool *rang) {
+  struct timespec ts = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+  fd_set copy[3];
+
+  for (int i = 0; i < 3; i++) {
+    FD_ZERO(&copy[i]);
+    if (s->set[i])
+      memcpy(&copy[i], s->set[i], set_bytes(s->n));
+  }
+  FD_SET(bell->fd, &copy[0]);
+  int k = REAL(pselect)(s->n > bell->fd ? s->n : bell->fd + 1, &copy[0], s->set[1] ? &copy[1] : NULL,
+                        s->set[2] ? &copy[2] : NULL, ns >= UINT64_MAX / 4 ? NULL : &ts, s->mask);
+  if (k < 0)
+    return -errno;
+  *rang = FD_ISSET(bell->fd, &copy[0]);
+  if (*rang)
+    fl_bell_clear(bell);
+  return k - *rang;
+}
+
 static int select_look(const void *what) { return select_copies(what, 0, NULL); }
 
 /* A timeout: nothing is ready. */
@@ -512,6 +533,16 @@ static void written_back(const struct selected *s, uint64_t begin) {
   uint64_t gone = fl_ticks_to_ns(fl_now() - begin);
   uint64_t left = s->ns > gone ? s->ns - gone : 0;
   *s->tv = (struct timeval){(time_t)(left / 1000000000u), (suseconds_t)(left % 1000000000u / 1000u)};
+}
+
+/* A set of bits has room for numbers below FD_SETSIZE. */
+static struct fl_bell *select_bell_for(const struct selected *s, const struct waiters *w) {
+  struct fl_bell *bell = s->n <= FD_SETSIZE ? bell_for(w) : NULL;
+
+  if (!bell || bell->fd < FD_SETSIZE)
+    return bell;
+  fl_bell_return(bell);
+  return NULL;
 }
 
 static int do_select(const struct selected *s, struct waiters *w) {
@@ -550,29 +581,37 @@ static int do_select(const struct selected *s, struct waiters *w) {
       look = r == SPUN_READY;
       continue;
     }
+    struct fl_bell *bell __attribute__((cleanup(bell_back))) = select_bell_for(s, w);
+    struct fl_held bell_held __attribute__((cleanup(fl_let_go)));
+    fl_hold(&bell_held, bell_jumped, &bell);
     struct waiters counted __attribute__((cleanup(unsleep))) = {0};
     FL_HOLD(sleep_jumped, &counted);
-    enum sleep how = sleeping(w, &counted, NULL);
+    enum sleep how = sleeping(w, &counted, bell);
     if (FL_UNLIKELY(fl_signals_any() != signals) && !s->mask && how != SLEEP_NOT) {
       errno = EINTR;
       return -1;
     }
     FL_FAULT(select_sleep);
-    if (how == SLEEP_LONG)
+    if (how == SLEEP_LONG && !bell)
       return select_native(s);
     if (how == SLEEP_NOT)
       continue;
     uint64_t gone = fl_ticks_to_ns(fl_now() - begin), left = gone < s->ns ? s->ns - gone : 0;
-    uint64_t nap = how == SLEEP_SHORT ? NAP_NS : how == SLEEP_HELD ? FL_ROOM_IDLE_NS : fl_nap_ns(naps++);
-    int k = select_copies(s, nap < left ? nap : left, s->mask);
-    if (how == SLEEP_HELD && k == 0)
+    uint64_t nap = how == SLEEP_SHORT    ? NAP_NS
+                   : how == SLEEP_UNREAD ? fl_nap_ns(naps++)
+                   : how == SLEEP_HELD   ? FL_ROOM_IDLE_NS
+                                         : UINT64_MAX;
+    bool rang = false;
+    int k = bell ? select_bell(s, nap < left ? nap : left, bell, &rang)
+                 : select_copies(s, nap < left ? nap : left, s->mask);
+    if (how == SLEEP_HELD && k == 0 && !rang)
       give_room(w);
     if (k < 0) {
       errno = -k;
       return -1;
     }
-    look = k > 0;
-    if (k == 0 && nap >= left) {
+    look = k > 0 || rang;
+    if (!look && nap >= left) {
       k = select_now(s, w);
       if (k == 0)
         sets_clear(s);
