@@ -311,9 +311,11 @@ static bool peer_gone(struct fl_conn *c, int fd) {
   c->tx.elsewhere_at = atomic_load_explicit(&fl_elsewhere_at, memory_order_relaxed);
   if (FL_LIKELY(now - c->alive_at < fl_ns_to_ticks(ALIVE_EVERY_NS)))
     return false;
-  /* it has published since: alive then (or it lies, and loses what is sent to it) */
-  if (now - fl_rx_pushed_at(&c->rx) < fl_ns_to_ticks(ALIVE_EVERY_NS) && !(fl_rx_flags(&c->rx) & FL_FLAG_FIN))
+  uint64_t pushed = fl_rx_pushed_at(&c->rx); /* alive then, or it lies, and loses what is sent to it */
+  if (now - pushed < fl_ns_to_ticks(ALIVE_EVERY_NS) && !(fl_rx_flags(&c->rx) & FL_FLAG_FIN)) {
+    c->alive_at = pushed;
     return false;
+  }
   if (fl_sys_ready(fd, POLLRDHUP) != 0)
     return true;
   c->alive_at = now;
