@@ -118,7 +118,8 @@ enum fl_rdv_result fl_rdv_start(struct fl_rdv *r, const struct fl_tuple *t, uint
 
 /* After FL_RDV_WAIT: has somebody come? A visitor who fails the check is sent away and the wait goes on (at most a few
  * visitors per call). FL_RDV_WAIT, FL_RDV_PAIRED, FL_RDV_REFUSED (too many bad visitors), FL_RDV_REMOTE (a visitor
- * came, but the TCP socket at the other end is gone) or FL_RDV_ERROR. Only after FL_RDV_WAIT is anything held. */
+ * of another user came, and the TCP socket at the other end is gone) or FL_RDV_ERROR. Only after FL_RDV_WAIT is
+ * anything held. */
 enum fl_rdv_result fl_rdv_poll(struct fl_rdv *r, struct fl_pairing *out);
 
 /* Gives up and closes the descriptors. Harmless if there are none, but a struct of zeros is not "none": its fd is 0. */
