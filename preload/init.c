@@ -26,7 +26,7 @@ static bool watched(void) {
   if (__tsan_init)
     return true;
 #endif
-  const char *preloads = getenv("LD_PRELOAD");
+  const char *preloads = getenv("LD_PRELOAD"); /* NOLINT(concurrency-mt-unsafe): in the constructor */
   return __msan_init || (preloads && (strstr(preloads, "/vgpreload_helgrind") || strstr(preloads, "/vgpreload_drd")));
 }
 

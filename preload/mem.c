@@ -21,7 +21,7 @@ static bool trusted;
 
 /* Valgrind looks at every address itself, and says what it thinks of it: of our questions as well. */
 void fl_mem_init(void) {
-  const char *preloads = getenv("LD_PRELOAD");
+  const char *preloads = getenv("LD_PRELOAD"); /* NOLINT(concurrency-mt-unsafe): in the constructor */
 
   trusted = preloads && strstr(preloads, "/vgpreload_core");
 }

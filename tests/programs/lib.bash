@@ -135,6 +135,6 @@ ftp_clients() {
   client lftp -c "$open cls pub | sort | head -5; mirror pub got; cat pub/big | md5sum"
   cat got/* | digest
   client curl -sS ftp://127.0.0.1:2121/pub/big | digest
-  client curl -sS -T got/big ftp://127.0.0.1:2121/up/big && digest <$FTP/up/big
+  client curl -sS -T got/big ftp://127.0.0.1:2121/up/big && digest <"$FTP/up/big"
   client lftp -c "set ftp:passive-mode off; $open cat pub/big | md5sum"
 }
