@@ -39,6 +39,12 @@ bool fl_hand_over(struct fl_conn *c, int fd) {
     struct timespec ts = {0, LOOK_NS};
     fl_syscall6(__NR_nanosleep, (long)&ts, 0, 0, 0, 0, 0);
   }
+  /* refused, or the peer has ended without a look at it: taken back */
+  if (asked && !fl_rx_returned(&c->rx) && (!fl_rx_recalling(&c->rx) || fl_sys_ready(fd, POLLRDHUP) != 0) &&
+      fl_lock(&c->rx_lock) == FL_LOCKED) {
+    can = fl_rx_pending(&c->rx) == 0;
+    fl_unlock(&c->rx_lock);
+  }
   fl_conn_leave(c);
   return can;
 }

@@ -84,7 +84,8 @@ static bool send_begin(struct fl_conn *c, size_t hint) {
 bool fl_send_back(struct fl_conn *c, int fd) {
   struct fl_span span[2];
 
-  if (!fl_conn_paired(c) || FL_LIKELY(!fl_tx_asked(&c->tx)))
+  if (!fl_conn_paired(c) || FL_LIKELY(!fl_tx_asked(&c->tx)) ||
+      atomic_load_explicit(&c->shut_wr, memory_order_relaxed)) /* a part would be cut off by the FIN */
     return true;
   int saved = errno;
   bool done = false;
@@ -194,6 +195,23 @@ bool fl_send_enter(struct fl_conn *c, int fd, size_t hint, int flags) {
 
 _Atomic uint64_t fl_elsewhere_at;
 
+/*
+ * No native send is under way: the intent is what was sent. Under the lock, which whoever begins one holds, or a count
+ * that is too small could overtake his; too much does no harm, and the next one puts it right.
+ */
+static void intent_exact(struct fl_conn *c) {
+  int32_t none = 0, me = fl_tid();
+  /* acquire: pairs with fl_unlock; or this thread holds it already (send_begin) */
+  bool locked =
+      atomic_compare_exchange_strong_explicit(&c->tx_lock, &none, me, memory_order_acquire, memory_order_relaxed);
+
+  FL_FAULT(send_intent);
+  if ((locked || none == me) && atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) == 0)
+    fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
+  if (locked)
+    fl_unlock(&c->tx_lock);
+}
+
 void fl_send_end(struct fl_conn *c, ssize_t sent) {
   if (sent > 0) {
     fl_elsewhere();
@@ -207,14 +225,8 @@ void fl_send_end(struct fl_conn *c, ssize_t sent) {
   /* release: pairs with the acquire of tx_busy in tx_push; ktx is complete when 0 is seen */
   int left = atomic_fetch_sub_explicit(&c->tx_busy, 1, memory_order_acq_rel) - 1;
   FL_FAULT(send_ended);
-  if (left == 0 && fl_conn_mapped(c)) {
-    fl_tx_intent(&c->tx, atomic_load_explicit(&c->ktx, memory_order_relaxed));
-    FL_FAULT(send_intent);
-    /* seq_cst: pairs with send_raise. Of another thread that has begun meanwhile the intent may be lost under this one:
-     * then it must look as if more were on its way, for a receiver that would ask for bytes back (fl_rx_recall). */
-    if (FL_UNLIKELY(atomic_load_explicit(&c->tx_busy, memory_order_seq_cst) > 0))
-      fl_tx_intent(&c->tx, UINT64_MAX);
-  }
+  if (left == 0 && fl_conn_mapped(c))
+    intent_exact(c);
   fl_conn_leave(c);
 }
 

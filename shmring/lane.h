@@ -372,6 +372,11 @@ static inline bool fl_rx_recalling(const struct fl_rx *rx) {
   return (atomic_load_explicit(&rx->lane->word, memory_order_relaxed) & FL_STATE_MASK) == FL_RECALL;
 }
 
+/* Asked, and answered: all of it is, or will be, on the kernel lane. [any thread] */
+static inline bool fl_rx_returned(const struct fl_rx *rx) {
+  return (atomic_load_explicit(&rx->lane->word, memory_order_relaxed) & FL_STATE_MASK) == FL_RETURNED;
+}
+
 /* To WATCHING. The caller knows that no thread sleeps natively for this connection. */
 void fl_rx_watch(struct fl_rx *rx);
 

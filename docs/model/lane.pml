@@ -44,9 +44,16 @@
 #define TOTAL (Q1 + Q2)
 #define UNKNOWN 255
 
+/*
+ * RECALLS: one holder hands the connection over (exec, SCM_RIGHTS): the receiver asks the sender for what is unread
+ * (fl_rx_recall). Then either somebody goes on who knows of no ring, or the threads do, as after an exec that failed.
+ */
+
 #define NATIVE 0
 #define WATCHING 1
 #define BELL 2
+#define RECALL 3
+#define RETURNED 4
 
 /* ---- the kernel lane ---- */
 chan kq = [KCAP] of { byte };
@@ -56,6 +63,7 @@ bool rst;     /* the sending end is gone, and what had not arrived is gone with 
 bool rx_gone; /* the receiving end is gone: a native send fails */
 byte kdeq;    /* bytes that left the kernel lane: the kernel's own counter (TCP_INFO bytes_received - SIOCINQ) */
 
+#define KERNEL_END (fin || rst) /* poll says RDHUP */
 #define KERNEL_EOF (len(kq) == 0 && (fin || rst))
 #define READABLE (arrived > 0)
 #define NOT_READABLE (arrived == 0 && !KERNEL_EOF)
@@ -77,6 +85,10 @@ byte belled[3]; /* threads that sleep with it */
 #else
 #define PUBLISHABLE (w_state == WATCHING)
 #endif
+#ifdef RECALLS
+byte s_intent;        /* kernel_intent */
+byte s_rfrom, s_rkoff; /* recall_from, recall_koff */
+#endif
 
 /* ---- the sending process ---- */
 bit tx_lock;
@@ -87,6 +99,23 @@ byte busy; /* threads in a native send without the lock */
 byte sequence;
 byte senders;
 bool tx_dead;
+#ifdef RECALLS
+bool t_closing;
+byte t_owed; /* bytes before t_head that are to be sent again over the kernel lane */
+/* fl_tx_asked */
+#ifdef MUT_OWED_OVERTAKEN
+#define ASKED (w_state == RECALL)
+#else
+#define ASKED (w_state == RECALL || t_owed > 0)
+#endif
+#ifdef MUT_OWED_OVERTAKEN_BY_RING
+#define NOTHING_OWED true
+#else
+#define NOTHING_OWED (t_owed == 0)
+#endif
+#else
+#define NOTHING_OWED true
+#endif
 
 /* ---- the receiving process (or processes that share the cursors after a fork) ---- */
 byte rx_lock; /* id of the owner, 0: free */
@@ -99,6 +128,13 @@ bool pinned;   /* two holders, or an option that the ring cannot honour */
 bool rx_dead;
 bool holder_dead; /* receiver 2 is another process, and was killed */
 bool broken;      /* the connection was reset */
+#ifdef RECALLS
+bool r_recalled;
+bool stranger; /* who goes on with the connection knows of no ring; the threads are gone */
+#define STRANGER stranger
+#else
+#define STRANGER false
+#endif
 
 byte delivered;
 
@@ -135,7 +171,7 @@ inline reserve(want)
 {
   len_ = 0;
   if
-  :: PUBLISHABLE ->
+  :: PUBLISHABLE && NOTHING_OWED ->
     /* tx_free: the tail is fetched only when more is wanted than is known to be free */
     if
     :: RCAP - (t_head - t_tail) < want -> t_tail = s_tail
@@ -158,6 +194,53 @@ inline reserve(want)
   :: else
   fi
 }
+
+#ifdef RECALLS
+/* fl_tx_owed: takes the request, or refuses it. tx_lock held. */
+inline take_request()
+{
+  if
+  :: t_owed == 0 && w_state == RECALL ->
+    if
+    ::
+#ifdef MUT_ANSWER_WHILE_BUSY
+      true &&
+#else
+      busy == 0 &&
+#endif
+#ifdef MUT_ANSWER_OUT_OF_ORDER
+      true
+#else
+      s_rkoff == ktx
+#endif
+      -> t_owed = t_head - s_rfrom; w_state = RETURNED
+    :: else -> w_state = NATIVE
+    fi
+  :: else
+  fi
+}
+
+/*
+ * fl_send_back, by any call of the sending process, or its naps while not all is read (fl_send_unread): one byte at a
+ * time, as there is room. The native send of somebody else may be under way meanwhile.
+ */
+proctype Answer()
+{
+  {
+end:
+    do
+    :: atomic { !tx_lock && !t_closing && (w_state == RECALL || t_owed > 0) -> tx_lock = 1; take_request() };
+      if
+      :: atomic { t_owed > 0 && !rx_gone && len(kq) < KCAP ->
+          kq!ring[(t_head - t_owed) % RCAP]; t_owed--; ktx++; s_intent = ktx; s_ksent = ktx; tx_lock = 0 }
+      :: atomic { t_owed > 0 && rx_gone -> t_owed = 0; tx_lock = 0 }
+      :: atomic { t_owed > 0 && len(kq) == KCAP -> tx_lock = 0 }
+      :: atomic { t_owed == 0 -> tx_lock = 0 }
+      fi
+    od
+  } unless { tx_dead }
+}
+#endif
 
 proctype Sender(byte quota)
 {
@@ -279,6 +362,16 @@ proctype Sender(byte quota)
 #ifdef MUT_SENT_BEFORE
       s_ksent = ktx + quota; /* what is intended: the kernel may take less */
 #endif
+#ifdef RECALLS
+      /* send_begin: the intent, and then a look whether bytes are asked back, which come first */
+#ifndef MUT_INTENT_NOT_TOLD
+      s_intent = ktx + busy + 1;
+#endif
+      if
+      :: atomic { ASKED -> s_intent = ktx + busy; tx_lock = 0; goto next }
+      :: atomic { !ASKED -> skip }
+      fi;
+#endif
       if
       :: atomic { rx_gone -> tx_lock = 0 }
       :: atomic { !rx_gone && len(kq) < KCAP -> kq!sequence; sequence++; ktx++; quota--; tx_lock = 0 }
@@ -289,6 +382,12 @@ proctype Sender(byte quota)
         fi;
         atomic { !tx_lock -> ktx = ktx + len_; quota = quota - len_; len_ = 0; busy-- }
       fi;
+#ifdef RECALLS
+      if /* the last one's: exact again, if the lock can be had; too much does no harm */
+      :: atomic { !tx_lock && busy == 0 -> s_intent = ktx }
+      :: true
+      fi;
+#endif
       /* fl_send_end tells the receiver: after busy came down, without the lock, so perhaps late and after others */
 #ifdef STALE_SENT
       len_ = ktx;
@@ -318,6 +417,10 @@ proctype Closer()
     fi;
     senders == 0;
     !patient || delivered == TOTAL || rx_gone || broken;
+#if defined(RECALLS) && !defined(MUT_CLOSED_UNANSWERED)
+    /* fl_send_back_last, under the lock; after this look nobody answers any more, and who asks finds the end */
+    atomic { !tx_lock && ((w_state != RECALL && t_owed == 0) || rx_gone) -> t_closing = true };
+#endif
     fin = true
   } unless { tx_dead }
 }
@@ -379,6 +482,94 @@ inline publish_tail()
   :: else
   fi
 }
+
+#ifdef RECALLS
+/* rx_recalled: somebody wants to read again. rx_lock held. */
+inline recalled()
+{
+  if
+  :: r_recalled ->
+    if
+#ifdef MUT_RECALL_KEPT
+    :: w_state == RECALL || w_state == RETURNED -> w_state = NATIVE /* whatever the sender made of it */
+#else
+    :: w_state == RECALL -> w_state = NATIVE /* taken back */
+    :: w_state == RETURNED -> /* rx_skip: it came, or will come, over the kernel lane */
+      r_seen = w_head;
+      r_tail = r_seen;
+      r_next = UNKNOWN;
+      do
+      :: r_ext != s_xhead && x_pos[r_ext % ECAP] < r_tail -> r_koff = x_koff[r_ext % ECAP]; r_ext++
+      :: else -> break
+      od;
+      publish_tail();
+      w_state = NATIVE
+#endif
+    :: else
+    fi;
+    r_recalled = false
+  :: else
+  fi
+}
+
+/* Somebody else has the connection from now on: fl_hand_over. */
+proctype HandOver()
+{
+  bool can;
+
+  {
+    /* another holder, or a pin: nothing comes into the ring any more */
+    atomic { RX_FREE -> rx_lock = 3; pinned = true; recalled(); if :: w_state == WATCHING -> w_state = NATIVE :: else fi };
+    /* a peer that has ended is not asked */
+    if
+    :: atomic { fin || rst || w_head == r_tail -> can = (w_head == r_tail) }
+    :: atomic { !fin && !rst && w_head != r_tail ->
+        r_seen = w_head;
+#ifndef MUT_RECALL_WITHOUT_EXTENTS
+        r_next = 0;
+#endif
+        extents();
+        publish_tail();
+        s_rfrom = r_tail;
+        s_rkoff = r_koff };
+      atomic { r_recalled = true; w_state = RECALL };
+      if
+      :: atomic {
+#ifdef MUT_INTENT_NOT_SEEN
+          true
+#else
+          s_intent == r_koff
+#endif
+          -> can = true }
+      :: atomic { s_intent != r_koff ->
+          if
+          :: w_state == RECALL -> w_state = NATIVE; r_recalled = false; can = false
+          :: else -> can = (w_state == RETURNED)
+          fi }
+      fi;
+      if
+      :: !can
+      :: can -> /* waits for the answer, but not for ever; a peer that ended without one will give none */
+        if
+        :: atomic { w_state != RECALL -> can = (w_state == RETURNED) }
+        :: atomic { w_state == RECALL && KERNEL_END -> w_state = NATIVE; r_recalled = false; can = false }
+        /* a twentieth of a second is longer than between the last look of a sender that closes and its FIN */
+        :: atomic { w_state == RECALL && !t_closing -> skip }
+        fi
+      fi
+    fi;
+    if
+    :: atomic { can -> stranger = true; rx_lock = 0 };
+      do
+      :: atomic { READABLE -> kernel_take(2); i = 0 }
+      :: atomic { KERNEL_EOF -> assert(rst || delivered == sequence); break }
+      od
+    :: atomic { rx_lock = 0 }; /* it did not come to that: exec failed */
+      atomic { RX_FREE -> pinned = false }
+    fi
+  } unless { rx_dead }
+}
+#endif
 
 #ifdef BELLS
 /* Threads sleep, all of them with the same bell, and the sender can ring it. */
@@ -465,6 +656,9 @@ proctype Receiver(byte id)
     :: atomic { !broken && RX_FREE -> rx_lock = id; may_watch = !pinned;
 #else
     :: atomic { !broken && RX_FREE -> rx_lock = id;
+#endif
+#ifdef RECALLS
+        recalled();
 #endif
         if
         :: r_seen == r_tail ->
@@ -647,7 +841,7 @@ gone:
 #ifdef HOLDERS
     rx_dead || (id == 2 && holder_dead)
 #else
-    rx_dead
+    rx_dead || STRANGER
 #endif
   }
 }
@@ -727,6 +921,10 @@ init {
 #endif
 #if PINS > 0
     run Pin();
+#endif
+#ifdef RECALLS
+    run Answer();
+    run HandOver();
 #endif
 #if defined(SENDER_DIES) || defined(RECEIVER_DIES)
     run Death();
