@@ -109,10 +109,22 @@ void fl_conn_holders_look(struct fl_conn *c) {
 
 /* ---- life ---- */
 
+bool fl_stream_change(int fd, uintptr_t off, uintptr_t on) {
+  uintptr_t e = fl_entry(fd);
+
+  while ((e & FL_TAG_MASK) == FL_TAG_STREAM)
+    /* acq_rel: what the mark stands for is there, and seen by who takes the entry away */
+    if (atomic_compare_exchange_weak_explicit(&fl_fds[fd], &e, (e & ~off) | on, memory_order_acq_rel,
+                                              memory_order_acquire))
+      return true;
+  return false;
+}
+
 void fl_conn_open(int fd, bool nonblock, bool accepted) {
   if (!fl_fds || (unsigned)fd >= fl_fds_size)
     return;
-  if (fl_entry(fd))
+  uintptr_t former = fl_entry(fd);
+  if (former && (former & FL_TAG_MASK) != FL_TAG_STREAM)
     fl_conn_forget(fd, false); /* closed behind our back */
   struct fl_conn *c = fl_arena_alloc();
   if (!c)
@@ -129,8 +141,14 @@ void fl_conn_open(int fd, bool nonblock, bool accepted) {
   FL_FAULT(conn_open);
   if (fd <= STDERR_FILENO && !fl_tramp_stdio)
     fl_conn_pin(c, FL_WHY_STDIO); /* this process may use it through stdin, stdout or stderr */
-  fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
+  former = fl_fds_set(fd, (uintptr_t)c | FL_TAG_CONN);
   fl_stats_conn_opened();
+  if (FL_LIKELY((former & FL_TAG_MASK) != FL_TAG_STREAM || !(former & (FL_STREAM_WAITED | FL_STREAM_ODD))))
+    return;
+  if (former & FL_STREAM_WAITED)
+    fl_early_connected(fd);
+  if (former & FL_STREAM_ODD)
+    fl_conn_pin(c, FL_WHY_NESTED);
 }
 
 void fl_conn_share(struct fl_conn *c, int fd) {
@@ -266,7 +284,12 @@ void fl_conn_forget(int fd, bool closing) {
   if (!e)
     return;
   fl_process_check(); /* first: in a clone that no handler saw, this may be what removes the family's second holder */
-  if ((e & FL_TAG_MASK) == FL_TAG_STREAM) { /* says nothing that a vfork child's close would make false */
+  if ((e & FL_TAG_MASK) == FL_TAG_STREAM) { /* mostly says nothing that a vfork child's close would make false */
+    if (FL_UNLIKELY(e & FL_STREAM_WAITED)) {
+      if (fl_in_vfork_child())
+        return;
+      fl_early_closed(fd);
+    }
     fl_fds_set(fd, 0);
     return;
   }

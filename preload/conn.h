@@ -67,6 +67,7 @@ enum fl_phase {
   X(SHUT_RD, "shut down for reading") \
   X(SPLICE, "used with splice") \
   X(PASSED, "passed to another process or program") \
+  X(AIO, "used by POSIX aio") \
   X(NESTED, "in a nested or polled epoll set") \
   X(RUBBISH, "the other end wrote rubbish into the shared page") \
   X(LOCK, "a signal handler jumped out of a call") \
@@ -191,6 +192,8 @@ enum fl_tag {
   FL_TAG_MASK = 3,
 };
 #define FL_STREAM_NONBLOCK ((uintptr_t)4) /* with FL_TAG_STREAM */
+#define FL_STREAM_WAITED ((uintptr_t)8)   /* with it: may be in an epoll set (epoll_early.c) */
+#define FL_STREAM_ODD ((uintptr_t)16)     /* with it: waited for in a way that was lost sight of; to stay on TCP */
 #define FL_PRIVATE_HOST ((uintptr_t)4)    /* with FL_TAG_PRIVATE: the connection to fastlocald */
 
 extern FL_HIDDEN _Atomic uintptr_t *fl_fds; /* NULL until initialised or when disabled */
@@ -212,6 +215,10 @@ static inline void fl_elsewhere(void) {
   /* relaxed: the order is that of the program; what another thread does at the same time has none */
   atomic_store_explicit(&fl_elsewhere_at, fl_now(), memory_order_relaxed);
 }
+
+/* Changes the marks of a stream that is not connected. False: fd is no such stream. */
+bool fl_stream_change(int fd, uintptr_t off, uintptr_t on);
+static inline bool fl_stream_mark(int fd, uintptr_t on) { return fl_stream_change(fd, 0, on); }
 
 /* What an entry names, or NULL. Another thread may close the descriptor at any moment: who looks at the entry's tag
  * first uses the same entry then, and does not read it again. */

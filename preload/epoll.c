@@ -98,6 +98,7 @@ void fl_epoll_forget(struct fl_epoll *set, int epfd) {
     return;
   struct fl_item *it, *tmp;
   HASH_ITER(hh, set->items, it, tmp) fl_item_delete(it);
+  fl_early_clear(set);
   bool asleep = atomic_load_explicit(&set->sleepers, memory_order_relaxed) > 0;
   set->no_bell = true;
   fl_bell_close(&set->bell);
@@ -130,6 +131,15 @@ static void bell_off(struct fl_epoll *s) {
   bell_out(s, &s->bell);
   for (int i = 0; i < FL_SET_FAR; i++)
     bell_out(s, &s->far[i]);
+  if (atomic_load_explicit(&s->sleepers, memory_order_relaxed) == 0)
+    return;
+  for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
+    struct fl_item *it = s->hot[i - 1];
+    if (fl_conn_mapped(it->conn))
+      fl_rx_native_always(&it->conn->rx);
+    if (fl_item_news(it))
+      fl_item_kick(s, s->fd, it); /* it was rung for, and who should have heard it may not have */
+  }
 }
 
 void fl_epoll_nested(struct fl_epoll *set) {
@@ -137,16 +147,16 @@ void fl_epoll_nested(struct fl_epoll *set) {
     return;
   if (fl_lock(&set->lock) != FL_LOCKED)
     return;
+  fl_set_tell(set, set->fd);
   for (uint32_t n = atomic_load_explicit(&set->nhot, memory_order_relaxed); n > 0; n--) {
     struct fl_item *it = set->hot[n - 1];
     fl_conn_pin(it->conn, FL_WHY_NESTED);
-    if (fl_item_wants_in(it) && fl_rx_ready(it->conn, NULL))
-      fl_item_kick(set, set->fd, it); /* stays hot: the inner wait will find its bytes */
+    if (fl_item_news(it))
+      fl_item_kick(set, set->fd, it); /* stays hot, and kicked, until its bytes are read */
     else
       fl_item_cool(it);
   }
   bell_off(set);
-  fl_set_tell(set, set->fd);
   fl_unlock(&set->lock);
 }
 
@@ -214,6 +224,33 @@ const struct fl_bell *fl_set_far_bell(struct fl_epoll *s, const struct fl_conn *
   return NULL;
 }
 
+void fl_set_wake(struct fl_epoll *s, int epfd, struct fl_item *it) {
+  const struct fl_bell *bell = fl_set_bell(s);
+
+  if (bell)
+    fl_bell_own(bell);
+  else
+    fl_item_kick(s, epfd, it);
+}
+
+void fl_epoll_drained(struct fl_conn *c) {
+  struct fl_local *l = fl_local_of(c);
+
+  if (fl_lock(&l->reg_lock) != FL_LOCKED)
+    return;
+  struct fl_epoll *set[WATCH_SETS];
+  int n = 0;
+  for (struct fl_item *it = l->items; it && n < WATCH_SETS; it = it->other)
+    set[n++] = it->set;
+  fl_unlock(&l->reg_lock);
+  while (n-- > 0) { /* the lock order is set before registration list */
+    if (fl_lock(&set[n]->lock) != FL_LOCKED)
+      continue;
+    fl_set_unkick(set[n], set[n]->fd, NULL, 0);
+    fl_unlock(&set[n]->lock);
+  }
+}
+
 /* May the connection of this registration watch, or rest in BELL while threads sleep in the set? Set locked. */
 static bool may_watch(struct fl_item *it) {
   struct fl_epoll *s = it->set;
@@ -269,6 +306,14 @@ void fl_epoll_watch(struct fl_conn *c, struct fl_local *l) {
   while (n > 0)
     fl_unlock(&locked[--n]->set->lock);
   fl_unlock(&l->reg_lock);
+}
+
+void fl_epoll_each(void (*f)(struct fl_epoll *s, void *arg), void *arg) {
+  if (fl_lock(&sets_lock) != FL_LOCKED)
+    return;
+  for (struct fl_epoll *s = sets; s; s = s->next)
+    f(s, arg);
+  fl_unlock(&sets_lock);
 }
 
 void fl_epoll_tell_all(void) {

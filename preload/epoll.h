@@ -30,6 +30,15 @@ int fl_epoll_ctl(struct fl_epoll *set, int epfd, int op, int fd, struct epoll_ev
  * registrations. No locks held. */
 void fl_epoll_tell_all(void);
 
+/* A connection that is pinned as NESTED was read: if nothing is left in its ring, the kernel is told so. No locks held.
+ */
+void fl_epoll_drained(struct fl_conn *c);
+
+/* A socket that was put into a set before it was connected (FL_STREAM_WAITED) has become a connection, or was closed.
+ */
+void fl_early_connected(int fd);
+void fl_early_closed(int fd);
+
 /* The last descriptor of a connection in this process goes; closing: it is still open. */
 void fl_epoll_conn_gone(struct fl_conn *c, struct fl_local *l, bool closing);
 

@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <utlist.h>
 
 #include "epoll_set.h"
@@ -49,6 +50,7 @@ void fl_item_delete(struct fl_item *it) {
 
   told(it);
   fl_item_cool(it);
+  it->set->kicked -= it->kicked;
   HASH_DEL(it->set->items, it);
   if (fl_lock(&l->reg_lock) == FL_LOCKED) {
     for (struct fl_item **p = (struct fl_item **)&l->items; *p; p = &(*p)->other)
@@ -81,15 +83,20 @@ void fl_set_tell(struct fl_epoll *s, int epfd) {
     fl_item_tell(s->untold, epfd);
 }
 
-/*
- * A registration appears, or is changed to want input, while the ring holds bytes and another thread sleeps in the set:
- * the kernel knows nothing of those bytes and would let it sleep. Ask the kernel for writability as well, which wakes
- * it; it puts the registration right and reports what is true (unkick). Set locked.
- */
-void fl_item_kick(struct fl_epoll *s, int epfd, struct fl_item *it) {
-  struct epoll_event e = {.events = it->events | EPOLLOUT, .data = it->data};
+/* Makes the kernel's registration another one. EPOLLEXCLUSIVE allows no change. */
+static bool kernel_set(struct fl_item *it, int epfd, uint32_t events) {
+  struct epoll_event e = {.events = events, .data = it->data};
+  int op = EPOLL_CTL_MOD;
 
-  if (it->kicked || fl_syscall6(__NR_epoll_ctl, epfd, EPOLL_CTL_MOD, it->fd, (long)&e, 0, 0) != 0)
+  if (events & EPOLLEXCLUSIVE) {
+    fl_syscall6(__NR_epoll_ctl, epfd, EPOLL_CTL_DEL, it->fd, 0, 0, 0);
+    op = EPOLL_CTL_ADD;
+  }
+  return fl_syscall6(__NR_epoll_ctl, epfd, op, it->fd, (long)&e, 0, 0) == 0;
+}
+
+void fl_item_kick(struct fl_epoll *s, int epfd, struct fl_item *it) {
+  if (it->kicked || !kernel_set(it, epfd, it->events | EPOLLOUT))
     return;
   it->kicked = true;
   s->kicked++;
@@ -97,24 +104,41 @@ void fl_item_kick(struct fl_epoll *s, int epfd, struct fl_item *it) {
 
 /* ---- registrations ---- */
 
-void fl_set_unkick(struct fl_epoll *s, int epfd, struct epoll_event *events, int n) {
-  for (struct fl_item *it = s->items; it && s->kicked; it = it->hh.next) {
+/* The kernel's registration again as the application made it. */
+static void unkick(struct fl_epoll *s, int epfd, struct fl_item *it) {
+  it->kicked = false;
+  s->kicked--;
+  kernel_set(it, epfd, it->events);
+}
+
+int fl_set_unkick(struct fl_epoll *s, int epfd, struct epoll_event *events, int n) {
+  struct fl_item *next;
+
+  for (struct fl_item *it = s->items; it && s->kicked; it = next) {
+    next = it->hh.next;
     if (!it->kicked)
       continue;
-    it->kicked = false;
-    s->kicked--;
-    bool shown = false;
+    uint32_t shown = 0;
     for (int i = 0; i < n; i++) {
       if (events[i].data.u64 != it->data.u64)
         continue;
-      events[i].events = (events[i].events & (it->events | EPOLLERR | EPOLLHUP)) | EPOLLIN;
-      shown = true;
+      shown = events[i].events & (it->events | EPOLLERR | EPOLLHUP);
+      if (fl_item_wants_in(it) && fl_rx_ready(it->conn, it->events & EPOLLET ? &it->seen : NULL))
+        shown |= it->events & (EPOLLIN | EPOLLRDNORM);
+      events[i].events = shown;
+      if (!shown)
+        memmove(events + i, events + i + 1, (size_t)(--n - i) * sizeof *events);
+      break;
     }
-    if (shown && (it->events & EPOLLONESHOT))
-      continue; /* reported: the kernel has disarmed it, and so it stays */
-    struct epoll_event e = {.events = it->events, .data = it->data};
-    fl_syscall6(__NR_epoll_ctl, epfd, EPOLL_CTL_MOD, it->fd, (long)&e, 0, 0);
+    if (shown && (it->events & EPOLLONESHOT)) { /* reported: the kernel has disarmed it, and so it stays */
+      it->kicked = false;
+      s->kicked--;
+    } else if (!atomic_load_explicit(&s->native, memory_order_relaxed) || !fl_conn_mapped(it->conn) ||
+               fl_rx_head(&it->conn->rx) == it->conn->rx.tail) {
+      unkick(s, epfd, it);
+    }
   }
+  return n;
 }
 
 struct fl_item *fl_item_find(struct fl_epoll *s, int fd) {
@@ -156,7 +180,7 @@ static void item_set(struct fl_item *it, int epfd, const struct epoll_event *eve
   atomic_store_explicit(&fl_local_of(c)->polled, true, memory_order_relaxed);
   it->events = event->events;
   it->data = event->data;
-  it->seen = UINT64_MAX; /* what is there now is news */
+  it->seen = FL_ALL_NEWS;
   if (it->kicked) {
     it->kicked = false;
     set->kicked--;
@@ -164,15 +188,15 @@ static void item_set(struct fl_item *it, int epfd, const struct epoll_event *eve
   if (!fl_conn_mapped(c))
     return;
   bool asleep = atomic_load_explicit(&set->sleepers, memory_order_relaxed) > 0;
+  bool ready = fl_item_wants_in(it) && fl_rx_ready(c, NULL);
   if (asleep || (it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)))
     fl_conn_native(c);
-  if (fl_item_wants_in(it) && fl_rx_ready(c, NULL)) {
-    fl_item_heat(it); /* bytes in the ring are looked for through the hot list */
-    if (asleep)
-      fl_item_kick(set, epfd, it);
-  } else if (fl_rx_state(&c->rx) != FL_NATIVE) { /* also BELL, of a registration that is gone: it rings only once */
-    fl_item_heat(it);
-  }
+  /* bytes in the ring, and what may come into it (also in BELL, of a registration that is gone: it rings only once),
+   * are looked for through the hot list */
+  if ((fl_item_news(it) || fl_rx_state(&c->rx) != FL_NATIVE) && !fl_item_heat(it))
+    fl_conn_native(c);
+  if (atomic_load_explicit(&set->native, memory_order_relaxed) ? fl_item_news(it) : ready && asleep)
+    fl_set_wake(set, epfd, it);
 }
 
 /* After a successful native epoll_ctl. Set locked. */
@@ -274,8 +298,13 @@ int fl_epoll_ctl(struct fl_epoll *s, int epfd, int op, int fd, struct epoll_even
     c = early(fd, entry);
   if (!c) {
     int r = REAL(epoll_ctl)(epfd, op, fd, event), saved = errno;
-    if (r == 0 && fl_entry_epoll(entry))
+    if (r == 0 && fl_entry_epoll(entry)) {
       fl_epoll_nested(fl_entry_epoll(entry));
+    } else if (r == 0 && (entry & FL_TAG_MASK) == FL_TAG_STREAM && !fl_early_note(s, op, fd, event) &&
+               (c = fl_conn_of(fd)) && fl_lock(&s->lock) == FL_LOCKED) {
+      note(s, epfd, op, fd, c, event); /* another thread has connected it meanwhile */
+      fl_unlock(&s->lock);
+    }
     errno = saved;
     return r;
   }
@@ -303,6 +332,15 @@ int fl_epoll_ctl(struct fl_epoll *s, int epfd, int op, int fd, struct epoll_even
   fl_unlock(&s->lock);
   errno = saved;
   return r;
+}
+
+void fl_epoll_note(struct fl_epoll *s, int fd, const struct epoll_event *event) {
+  struct fl_conn *c = fl_conn_of(fd);
+
+  if (!c || fl_lock(&s->lock) != FL_LOCKED)
+    return;
+  note(s, s->fd, EPOLL_CTL_ADD, fd, c, event);
+  fl_unlock(&s->lock);
 }
 
 void fl_epoll_conn_gone(struct fl_conn *c, struct fl_local *l, bool closing) {

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "arena_alloc.h"
 #include "epoll_set.h"
@@ -24,6 +25,7 @@
 
 #define KERNEL_ROUNDS 16u      /* while rings are busy, the kernel is asked at least every so many calls, */
 #define KERNEL_EVERY_NS 20000u /* and at least this often */
+#define KERNEL_FIRST 8u        /* calls for one event in a row that get the kernel's, which came first */
 #define NAP_NS 1000000u
 #define FORKED_NAP_NS 50000000u /* with a bell in a set that a child has too */
 #define QUIET_WAKES 2u          /* a NATIVE item whose ring was quiet for so many sleeps leaves the hot list, */
@@ -35,6 +37,8 @@
 static void retire(struct fl_item *it, uint64_t now) {
   if (fl_send_unread(it->conn))
     return; /* it may want it back: see all_asleep */
+  if (fl_item_news(it))
+    return;
   if (!fl_room_shrink(it->conn, now))
     return; /* it is still sending */
   if (!fl_conn_mapped(it->conn) || fl_rx_state(&it->conn->rx) == FL_NATIVE ||
@@ -82,6 +86,19 @@ static bool writable(const struct fl_item *it, bool in) {
   return !(it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) && fl_conn_mapped(it->conn) && fl_send_free(it->conn);
 }
 
+/* Edge-triggered: news lie in the ring behind kernel bytes, which are there and perhaps reported already. What arrives
+ * is an edge all the same, and together with the kernel's, if that is still to come, it is one. Set locked. */
+static FL_NOINLINE bool edge_behind(struct fl_item *it) {
+  uint64_t head;
+  int n = 0;
+
+  if (!fl_item_news(it) || (head = fl_rx_head(&it->conn->rx)) == it->seen || fl_sys_ioctl(it->fd, FIONREAD, &n) != 0 ||
+      n == 0)
+    return false;
+  it->seen = head;
+  return true;
+}
+
 /* Events of the rings, at most max. *later: before it published one of these, a sender did what the kernel tells. Set
  * locked. */
 static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_event *events, int max, bool *later) {
@@ -93,6 +110,8 @@ static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_even
     /* begin where the last call ended, so that busy ones do not starve the rest */
     struct fl_item *it = s->hot[(i + s->turn) % hot];
     bool in = fl_item_wants_in(it) && fl_rx_ready(it->conn, it->events & EPOLLET ? &it->seen : NULL);
+    bool behind = FL_UNLIKELY(!in && (it->events & EPOLLET)) && edge_behind(it);
+    in |= behind;
     uint32_t mask = (in ? it->events & (EPOLLIN | EPOLLRDNORM) : 0) | (writable(it, in) ? it->events & WRITABLE : 0);
     if (mask == 0)
       continue;
@@ -104,7 +123,7 @@ static int collect(struct fl_epoll *s, int epfd, uint64_t now, struct epoll_even
     FL_FAULT(epoll_found);
     it->active = s->wakes;
     it->active_at = now;
-    *later |= in && is_later(s, it);
+    *later |= (in && is_later(s, it)) || behind || it->kicked; /* one edge, not ours and the kernel's */
     put_in_order(events, at, n++, (struct epoll_event){.events = mask, .data = it->data},
                  in ? fl_rx_pushed_at(&it->conn->rx) : now);
     if (FL_UNLIKELY(it->events & EPOLLONESHOT)) {
@@ -162,6 +181,31 @@ static int insert(struct epoll_event *events, int n, int at, const struct epoll_
   return unite(events, at, unite(events, 0, at, more, count), events + at + count, n - at);
 }
 
+/*
+ * The kernel reports n events, at least one; returns how many are for the application. For an edge, or once and no
+ * more, its report is one of the ring's bytes as well: who gets it reads until there is nothing more. Set locked.
+ */
+static FL_NOINLINE int heard(struct fl_epoll *s, int epfd, struct epoll_event *events, int n) {
+  if (FL_UNLIKELY(s->kicked))
+    n = fl_set_unkick(s, epfd, events, n);
+  for (uint32_t i = atomic_load_explicit(&s->nhot, memory_order_relaxed); i > 0; i--) {
+    struct fl_item *it = s->hot[i - 1];
+    if (!(it->events & (EPOLLET | EPOLLONESHOT)) || !fl_item_news(it))
+      continue;
+    for (int k = 0; k < n; k++) {
+      if (events[k].data.u64 != it->data.u64)
+        continue;
+      if (fl_rx_ready(it->conn, it->events & EPOLLET ? &it->seen : NULL))
+        events[k].events |= it->events & (EPOLLIN | EPOLLRDNORM);
+      if (events[k].events & (EPOLLIN | EPOLLRDNORM))
+        it->seen = fl_rx_head(&it->conn->rx);
+      if (it->events & EPOLLONESHOT)
+        it->kernel.events = it->events &= EPOLLONESHOT | EPOLLET;
+    }
+  }
+  return n;
+}
+
 /* The kernel's events now, or -errno. Its bell, if it was rung, is for a thread that sleeps, if there is one. With the
  * set locked, as it does not block: a registration that is deleted meanwhile is not reported. */
 static int asked(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, const sigset_t *mask) {
@@ -177,7 +221,9 @@ static int asked(struct fl_epoll *s, int epfd, struct epoll_event *events, int m
   int n = strip(s, events, (int)k, &bell);
   if (bell >= 0 && atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
     fl_bell_own(&s->bell);
-  return n;
+  return n > 0 && FL_UNLIKELY(atomic_load_explicit(&s->nhot, memory_order_relaxed) || s->kicked)
+             ? heard(s, epfd, events, n)
+             : n;
 }
 
 static int look(struct fl_epoll *s, int epfd, struct epoll_event *events, int max) {
@@ -358,9 +404,9 @@ static void give_room(struct fl_epoll *s) {
  * This thread leaves with events while others sleep in the set. What comes from now on must wake one of them; and so
  * must what is there and not read, or not reported, as it would in the kernel. Set locked.
  */
-static void hand_over(struct fl_epoll *s) {
+static void hand_over(struct fl_epoll *s, int epfd) {
   const struct fl_bell *bell;
-  bool news = false;
+  struct fl_item *news = NULL;
 
   if (FL_LIKELY(atomic_load_explicit(&s->sleepers, memory_order_relaxed) == 0))
     return;
@@ -372,13 +418,14 @@ static void hand_over(struct fl_epoll *s) {
     if (!fl_item_wants_in(it) || !fl_conn_mapped(it->conn))
       continue;
     uint64_t head = fl_rx_head(rx);
-    news |= head != fl_item_known(it);
+    if (head != fl_item_known(it))
+      news = it;
     const struct fl_bell *its = fl_set_bell_for(s, bell, it->conn);
     if (fl_rx_state(rx) == FL_WATCHING && !(its && fl_bell_rest(it->conn, head, its)) && !fl_rx_native(rx, head))
-      news = true;
+      news = it;
   }
-  if (news && bell)
-    fl_bell_own(bell);
+  if (news)
+    fl_set_wake(s, epfd, news);
 }
 
 static uint64_t left_ns(const struct timespec *timeout, uint64_t begin) {
@@ -417,7 +464,7 @@ static void rewatch(struct fl_epoll *s) {
     enum fl_state state = fl_rx_state(&c->rx);
     if (state == FL_WATCHING)
       continue;
-    if (state == FL_NATIVE && s->wakes - it->active > QUIET_WAKES && !fl_send_unread(c)) {
+    if (state == FL_NATIVE && s->wakes - it->active > QUIET_WAKES && !fl_send_unread(c) && !fl_item_news(it)) {
       if (!fl_conn_mapped(c) || !fl_room_held(c)) /* else: see give_room */
         fl_item_cool(it);
       continue;
@@ -444,7 +491,9 @@ struct sleeping {
   int epfd;
   struct epoll_event *events;
   int n;
-  int bell; /* where the bell was among the events, -1: it was not */
+  int bell;     /* where the bell was among the events, -1: it was not */
+  bool came;    /* back from the call: what the kernel said is known */
+  bool dropped; /* all that it said was for us */
 };
 
 /* Also on cancellation. */
@@ -453,10 +502,13 @@ static void wake(struct sleeping *z) {
 
   z->n = strip(z->set, z->events, z->n, &z->bell);
   if (fl_lock(&z->set->lock) == FL_LOCKED) {
-    atomic_fetch_sub_explicit(&z->set->sleepers, 1, memory_order_relaxed);
-    if (FL_UNLIKELY(z->set->kicked))
-      fl_set_unkick(z->set, z->epfd, z->events, z->n > 0 ? z->n : 0);
-    if (z->n > 0 || z->bell >= 0)
+    int others = atomic_fetch_sub_explicit(&z->set->sleepers, 1, memory_order_relaxed) - 1;
+    if (z->n > 0)
+      z->dropped = (z->n = heard(z->set, z->epfd, z->events, z->n)) == 0;
+    /* canceled, or left by a jump: it may have taken the bell with it */
+    if (FL_UNLIKELY(!z->came && others > 0) && fl_set_bell(z->set))
+      fl_bell_own(&z->set->bell);
+    if (z->n > 0 || z->bell >= 0 || z->dropped)
       rewatch(z->set);
     fl_unlock(&z->set->lock);
   }
@@ -486,17 +538,19 @@ static void wait_jumped(void *what) {
 
 /* Set locked on entry, released on return. */
 static int sleep_native(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, uint64_t ns,
-                        const sigset_t *mask, int *bell) {
+                        const sigset_t *mask, int *bell, bool *again) {
   fl_unlock(&s->lock);
-  struct sleeping z = {s, epfd, events, 0, -1};
+  struct sleeping z = {s, epfd, events, 0, -1, false, false};
   {
     struct sleeping *woken __attribute__((cleanup(wake_at))) = &z;
     FL_HOLD(sleep_jumped, &z);
     FL_FAULT(epoll_sleep);
     woken->n = wait_native(epfd, events, max, ns, mask);
+    woken->came = true;
     FL_FAULT(epoll_woken);
   }
   *bell = z.bell;
+  *again = z.n == 0 && (z.bell >= 0 || z.dropped);
   return z.n;
 }
 
@@ -529,9 +583,19 @@ static bool kernel_due(struct fl_epoll *s, uint64_t now) {
 }
 
 /* The end of a wait with n events, at least one. Set locked on entry, released on return. */
-static int leave_with(struct fl_epoll *s, int n) {
-  hand_over(s);
+static int leave_with(struct fl_epoll *s, int epfd, int n) {
+  hand_over(s, epfd);
   fl_unlock(&s->lock);
+  return n;
+}
+
+/* The application's own call, beside all that is done here: what it takes of ours is given back. */
+static int wait_past(struct fl_epoll *s, int epfd, struct epoll_event *events, int max, uint64_t ns,
+                     const sigset_t *mask) {
+  int bell = -1, n = strip(s, events, wait_native(epfd, events, max, ns, mask), &bell);
+
+  if (bell >= 0 && atomic_load_explicit(&s->sleepers, memory_order_relaxed) > 0)
+    fl_bell_own(&s->bell); /* it was meant for a thread that sleeps */
   return n;
 }
 
@@ -553,12 +617,12 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
   if (FL_UNLIKELY(s->pid != fl_pid()))
     fl_arena_share_sets(); /* this thread may take the events of the other process's bell: see fl_set_bell */
   if (max <= 0 || fl_lock(&s->lock) != FL_LOCKED)
-    return wait_native(epfd, events, max, left_ns(timeout, 0), mask);
+    return wait_past(s, epfd, events, max, left_ns(timeout, 0), mask);
   w.mine = true;
   for (;;) {
     if (FL_UNLIKELY(fl_epoll_of(epfd) != s)) {
       fl_unlock(&s->lock);
-      return wait_native(epfd, events, max, left_ns(timeout, begin), mask);
+      return wait_past(s, epfd, events, max, left_ns(timeout, begin), mask);
     }
     if (atomic_load_explicit(&s->nhot, memory_order_relaxed)) {
       /* busy rings must not starve the rest: now and then the kernel is asked too, and there is room for what it says
@@ -571,22 +635,24 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       if (ask) {
         s->kernel_at = now;
         s->unasked = 0;
-        if (max == 1 && (n = merge(s, epfd, events, 0, 0, 1)) > 0) {
+        /* room for one: they take turns, or what is always ready in the kernel would hide the rings */
+        if (max == 1 && s->kernel_only++ < (later ? KERNEL_FIRST : 1) && (n = merge(s, epfd, events, 0, 0, 1)) > 0) {
           complete(s, events);
-          return leave_with(s, n);
+          return leave_with(s, epfd, n);
         }
+        s->kernel_only = 0;
       }
       n = collect(s, epfd, now, events, room, &later);
       sweep(s, now);
       if (n)
-        return leave_with(s, ask || later ? merge(s, epfd, events, n, later ? 0 : n, max) : n);
+        return leave_with(s, epfd, ask || later ? merge(s, epfd, events, n, later ? 0 : n, max) : n);
       uint64_t ns = left_ns(timeout, begin);
       if (!spun && ns) {
         uint64_t budget = (uint64_t)fl_options.spin_us * 1000;
         spun = true;
         switch (spin(s, epfd, ns < budget ? ns : budget, signals, events, max, &n)) {
         case SPUN_RING: continue;
-        case SPUN_KERNEL: return leave_with(s, n);
+        case SPUN_KERNEL: return leave_with(s, epfd, n);
         case SPUN_SIGNAL: return interrupted(s);
         case SPUN_NOTHING: break;
         }
@@ -598,7 +664,8 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
       return n;
     }
     /* relaxed: changed and read under the lock (fl_epoll_watch) */
-    atomic_fetch_add_explicit(&s->sleepers, 1, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&s->sleepers, 1, memory_order_relaxed) > 0)
+      s->crowded = true;
     w.counted = true;
     FL_FAULT(epoll_sleeper);
     enum sleep how = all_asleep(s);
@@ -621,18 +688,20 @@ int fl_epoll_wait(struct fl_epoll *s, int epfd, struct epoll_event *events, int 
     }
     fl_set_tell(s, epfd);
     int bell;
+    bool again;
     w.counted = false;
     s->looked_at = fl_now();
-    n = sleep_native(s, epfd, events, max, ns > longest ? longest : ns, mask, &bell);
-    bool more = n == 0 && (bell >= 0 || ns > longest);
-    if (!more && bell < 0)
+    n = sleep_native(s, epfd, events, max, ns > longest ? longest : ns, mask, &bell, &again);
+    bool more = again || (n == 0 && ns > longest);
+    /* with others in the set the bell that rang for a ring may be theirs */
+    if (!more && bell < 0 && (n <= 0 || n == max || FL_LIKELY(!s->crowded)))
       return n;
     if (fl_lock(&s->lock) != FL_LOCKED) {
       errno = EINTR; /* this thread's own lock, abandoned by a signal handler: nothing can be said */
       return n > 0 ? n : -1;
     }
     if (n > 0)
-      return leave_with(s, add_rings(s, epfd, events, n, bell, max));
+      return leave_with(s, epfd, add_rings(s, epfd, events, n, bell < 0 ? n : bell, max));
     if (held && bell < 0)
       give_room(s);
   }

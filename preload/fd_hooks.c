@@ -72,10 +72,13 @@ FL_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len) {
   if (FL_UNLIKELY(c != NULL || fl_conn_of(fd))) { /* there before, or registered by another thread meanwhile */
     if (c && r == 0 && addr->sa_family == AF_UNSPEC) {
       if (atomic_load_explicit(&c->nholders, memory_order_acquire) == 1 &&
-          atomic_load_explicit(&fl_local_of(c)->nfds, memory_order_relaxed) == 1)
+          atomic_load_explicit(&fl_local_of(c)->nfds, memory_order_relaxed) == 1) {
         fl_conn_forget(fd, false);
-      else
+        if (!fl_entry(fd)) /* it may be connected again, and epoll sets keep it */
+          fl_fds_set(fd, FL_TAG_STREAM | FL_STREAM_ODD);
+      } else {
         fl_pair_dissolved(c);
+      }
     }
   } else if ((r == 0 || errno == EINPROGRESS || errno == EINTR) && inet(addr->sa_family)) {
     /* whether it is TCP is asked when pairing is due */
@@ -123,8 +126,12 @@ static void duplicate(int old, int new) {
     /* the child of a vfork has a table of its own in the kernel, but not here */
   } else if (!e || (e & FL_TAG_MASK) == FL_TAG_PRIVATE || stream(e)) {
     fresh(new); /* O_NONBLOCK of a stream that has two numbers would have to be kept in two places: ask the kernel */
-    if (stream(e))
+    if (stream(e) && (e & (FL_STREAM_WAITED | FL_STREAM_ODD))) {
+      fl_stream_mark(old, FL_STREAM_ODD);
+      fl_fds_set(new, FL_TAG_STREAM | FL_STREAM_ODD);
+    } else if (stream(e)) {
       fl_fds_set(old, 0);
+    }
   } else if ((e & FL_TAG_MASK) == FL_TAG_EPOLL) {
     fl_epoll_share(fl_entry_epoll(e), new);
   } else {
@@ -234,7 +241,7 @@ FL_EXPORT void closefrom(int first) {
 /* O_NONBLOCK of a socket that is not connected yet. */
 static void stream_nonblock(int fd, bool on) {
   if (stream(fl_entry(fd)))
-    fl_fds_set(fd, FL_TAG_STREAM | (on ? FL_STREAM_NONBLOCK : 0));
+    fl_stream_change(fd, FL_STREAM_NONBLOCK, on ? FL_STREAM_NONBLOCK : 0);
 }
 
 static void flags_set(int fd, int flags) {
@@ -393,10 +400,10 @@ FL_EXPORT int shutdown(int fd, int how) {
     if (how == SHUT_RD || how == SHUT_RDWR)
       fl_conn_pin(c, FL_WHY_SHUT_RD);
     if ((how == SHUT_WR || how == SHUT_RDWR) && fl_lock(&c->tx_lock) == FL_LOCKED) {
-      /* what was sent before is published; nothing may follow in the ring */
-      atomic_store_explicit(&c->shut_wr, 1, memory_order_relaxed);
       if (fl_conn_of(fd) == c)
         fl_send_back_last(c, fd);
+      /* what was sent before is published; nothing may follow in the ring, nor is anything sent again */
+      atomic_store_explicit(&c->shut_wr, 1, memory_order_relaxed);
       if (fl_conn_of(fd) == c && fl_conn_paired(c) && !c->tx.broken)
         fl_tx_flag(&c->tx, FL_FLAG_FIN);
       fl_unlock(&c->tx_lock);

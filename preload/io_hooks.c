@@ -112,12 +112,31 @@ FL_EXPORT ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags
   return recv(fd, buf, n, flags);
 }
 
+/* What the kernel says of the address when the bytes are taken: TCP has none to give. */
+static ssize_t no_address(socklen_t *len, ssize_t got) {
+  if (!fl_addr_readable(len, sizeof *len) || fl_mem_writable(len, sizeof *len) < sizeof *len) {
+    errno = EFAULT;
+    return -1;
+  }
+  if ((int)*len < 0) {
+    errno = EINVAL;
+    return -1;
+  }
+  *len = 0;
+  return got;
+}
+
 static FL_NOINLINE ssize_t conn_recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *addr,
                                          socklen_t *addrlen) {
   struct fl_conn *c = fl_conn_of(fd);
   if (!c)
     return REAL(recvfrom)(fd, buf, n, flags, addr, addrlen);
   struct iovec iov = {buf, n};
+  if (fl_conn_paired(c) && addr && !(flags & (MSG_OOB | MSG_ERRQUEUE))) {
+    struct fl_io io = {.native = native_recv, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags};
+    ssize_t got = fl_recv(c, fd, &io);
+    return got < 0 ? got : no_address(addrlen, got);
+  }
   struct fl_io io = {
       .native = native_recvfrom, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags, .addr = addr, .addrlen = addrlen};
   return fl_recv(c, fd, &io);
@@ -163,7 +182,8 @@ FL_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, fl_mmsg_flags fl
   unsigned done = 0;
 
   if (FL_LIKELY(!c) || n == 0 || n > IOV_MAX || !fl_addr_readable(vec, n * sizeof *vec) ||
-      (timeout && !fl_addr_readable(timeout, sizeof *timeout)))
+      (timeout && (!fl_addr_readable(timeout, sizeof *timeout) || timeout->tv_sec < 0 || timeout->tv_nsec < 0 ||
+                   timeout->tv_nsec >= 1000000000)))
     return REAL(recvmmsg)(fd, vec, n, flags, timeout);
   int error = 0;
   socklen_t size = sizeof error;

@@ -371,6 +371,9 @@ static bool plausible(const struct pollfd *fds, nfds_t n) {
   return n < fl_fds_size && fl_addr_readable(fds, n * sizeof *fds);
 }
 
+/* The kernel looks at the mask before anything else. */
+static bool mask_bad(const sigset_t *mask) { return mask && !fl_addr_readable(mask, 8); }
+
 bool fl_poll_concerned(const struct pollfd *fds, nfds_t n) { return plausible(fds, n) && count_ours(fds, n) > 0; }
 
 FL_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout) {
@@ -384,7 +387,7 @@ FL_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout) {
 FL_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask) {
   int ours;
 
-  if (!plausible(fds, n) || (ours = count_ours(fds, n)) == 0 ||
+  if (!plausible(fds, n) || mask_bad(mask) || (ours = count_ours(fds, n)) == 0 ||
       (timeout && (!fl_addr_readable(timeout, sizeof *timeout) || timeout->tv_sec < 0 || timeout->tv_nsec < 0)))
     return REAL(ppoll)(fds, n, timeout, mask);
   return any_poll(fds, n, timeout_ns(timeout), mask, ours);
@@ -682,7 +685,7 @@ FL_EXPORT int select(int n, fd_set *rd, fd_set *wr, fd_set *ex, struct timeval *
 FL_EXPORT int pselect(int n, fd_set *rd, fd_set *wr, fd_set *ex, const struct timespec *ts, const sigset_t *mask) {
   int ours;
 
-  if (!sets_plausible(n, rd, wr, ex) || (ours = select_ours(n, rd, wr, ex)) == 0 ||
+  if (!sets_plausible(n, rd, wr, ex) || mask_bad(mask) || (ours = select_ours(n, rd, wr, ex)) == 0 ||
       (ts && (!fl_addr_readable(ts, sizeof *ts) || ts->tv_sec < 0 || ts->tv_nsec < 0)))
     return REAL(pselect)(n, rd, wr, ex, ts, mask);
   struct selected s = {.n = n, .set = {rd, wr, ex}, .ns = timeout_ns(ts), .ts = ts, .mask = mask};
@@ -730,11 +733,14 @@ static int wait_in_vain(struct fl_epoll *set, int epfd, const struct timespec *t
   return -1;
 }
 
+/* No address of a process: the kernel says so at once. */
+static bool beyond(const void *p) { return (intptr_t)p < 0; }
+
 FL_EXPORT int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout) {
   struct fl_epoll *set = fl_epoll_of(epfd);
   struct timespec ts = {timeout / 1000, timeout % 1000 * 1000000l};
 
-  if (!set || max <= 0)
+  if (!set || max <= 0 || beyond(events))
     return REAL(epoll_wait)(epfd, events, max, timeout);
   if (!fl_addr_readable(events, sizeof *events))
     return wait_in_vain(set, epfd, timeout < 0 ? NULL : &ts, NULL);
@@ -745,7 +751,7 @@ FL_EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int max, int tim
   struct fl_epoll *set = fl_epoll_of(epfd);
   struct timespec ts = {timeout / 1000, timeout % 1000 * 1000000l};
 
-  if (!set || max <= 0)
+  if (!set || max <= 0 || beyond(events) || mask_bad(mask))
     return REAL(epoll_pwait)(epfd, events, max, timeout, mask);
   if (!fl_addr_readable(events, sizeof *events))
     return wait_in_vain(set, epfd, timeout < 0 ? NULL : &ts, mask);
@@ -756,7 +762,7 @@ FL_EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int max, const 
                            const sigset_t *mask) {
   struct fl_epoll *set = fl_epoll_of(epfd);
 
-  if (!set || !fl_addr_readable(events, sizeof *events) ||
+  if (!set || !fl_addr_readable(events, sizeof *events) || mask_bad(mask) ||
       (timeout && (!fl_addr_readable(timeout, sizeof *timeout) || timeout->tv_sec < 0 || timeout->tv_nsec < 0)))
     return REAL(epoll_pwait2)(epfd, events, max, timeout, mask);
   return fl_epoll_wait(set, epfd, events, max, timeout, mask);

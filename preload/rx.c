@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 
 #include "bell.h"
+#include "epoll.h"
 #include "io.h"
 #include "jump.h"
 #include "log.h"
@@ -469,11 +470,15 @@ static ssize_t recv_window(struct fl_conn *c, int fd, const struct fl_io *io, si
   return recv_begun(c, fd, &again);
 }
 
+/* After sleeper_begin; counted until the last window is through, or the direction could watch between two. */
 static ssize_t recv_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
+  struct sleeper all __attribute__((cleanup(sleeper_end))) = {c, 0, fd};
+  FL_HOLD(sleeper_jumped, &all);
   size_t asked;
   ssize_t n;
 
   for (;;) {
+    sleeper_begin(c);
     n = recv_window(c, fd, io, got, &asked);
     if (n > 0)
       got += (size_t)n;
@@ -481,7 +486,6 @@ static ssize_t recv_rest(struct fl_conn *c, int fd, const struct fl_io *io, size
       keep_error(c, errno);
     if (n != (ssize_t)asked || got == io->len)
       break;
-    sleeper_begin(c);
   }
   recv_fill(io);
   return (ssize_t)got;
@@ -802,6 +806,19 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
   return (ssize_t)got;
 }
 
+/* Something waits for a set that holds c, in the kernel: see kick in epoll.c. Lock held on entry, released on return.
+ */
+static FL_NOINLINE ssize_t recv_nested(struct fl_conn *c, int fd, const struct fl_io *io) {
+  bool left = fl_rx_head(&c->rx) != c->rx.tail;
+  ssize_t n = recv_paired(c, fd, io);
+  int saved = errno;
+
+  if (left)
+    fl_epoll_drained(c);
+  errno = saved;
+  return n;
+}
+
 ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io) {
   fl_process_check();
   if (FL_UNLIKELY(io->flags & (MSG_OOB | MSG_ERRQUEUE))) {
@@ -837,5 +854,7 @@ ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io) {
   }
   if (FL_UNLIKELY(atomic_load_explicit(&c->nholders, memory_order_relaxed) > 1))
     fl_conn_holders_look(c);
+  if (FL_UNLIKELY(atomic_load_explicit(&c->pin, memory_order_relaxed) == FL_WHY_NESTED))
+    return recv_nested(c, fd, io);
   return recv_paired(c, fd, io);
 }

@@ -38,7 +38,8 @@ ssize_t fl_iov_len(const struct iovec *iov, int n) {
   if (n < 0 || n > IOV_MAX || (n && !fl_addr_readable(iov, (size_t)n * sizeof *iov)))
     return -1;
   for (int i = 0; i < n; i++) {
-    if (iov[i].iov_len > SSIZE_MAX)
+    /* no size, or beyond what a process can have */
+    if (iov[i].iov_len > SSIZE_MAX || (intptr_t)((uintptr_t)iov[i].iov_base + iov[i].iov_len) < 0)
       return -1;
     sum += iov[i].iov_len < RW_MAX - sum ? iov[i].iov_len : RW_MAX - sum; /* not more at once; that is no error */
   }

@@ -247,14 +247,10 @@ static const char *change_late(const int *v) {
   bool edge = strpbrk(changes[v[C_CHANGE]], "e1") != NULL,
        ring = state == SOME || state == BOTH_LANES || state == SOME_RESET;
 
-  if (edge && state == ON_KERNEL)
-    return "an edge for what comes behind kernel bytes";
-  if (edge && ring && v[C_LOOK] == ASLEEP)
-    return "an edge that wakes a thread is reported once more";
   if (edge && ring && v[C_LOOK] == BY_CHILD)
-    return "a child's look takes no event of the ring from its parent";
-  if (ring && (v[C_LOOK] == POLLED || v[C_LOOK] == NESTED))
-    return "a nested set with bytes in the ring says that there is room, too";
+    return "two processes wait in one epoll set: an edge of what is in the ring is reported to both.";
+  if (edge && ring && v[C_LOOK] == NESTED)
+    return "a set is put into another one while bytes lie in its rings: an edge may be reported once more.";
   return NULL;
 }
 

@@ -3,10 +3,13 @@
 #include "groups.h"
 
 const struct group *const groups[] = {
-    &receive_group,     &receive_later_group, &receive_again_group, &send_group,     &full_group,
-    &option_group,      &nonblock_group,      &effect_group,        &ending_group,   &ready_group,
-    &ready_later_group, &interrupted_group,   &masked_group,        &canceled_group, &urgent_group,
-    &address_group,     &descriptor_group,    &process_group,       &change_group,
+    &receive_group,      &receive_later_group, &receive_again_group, &send_group,        &full_group,
+    &option_group,       &nonblock_group,      &effect_group,        &ending_group,      &ready_group,
+    &ready_later_group,  &parts_group,         &early_group,         &nested_group,      &shared_set_group,
+    &several_sets_group, &together_group,      &closed_under_group,  &senders_group,     &never_blocks_group,
+    &dispatcher_group,   &killed_group,        &timing_group,        &interrupted_group, &masked_group,
+    &canceled_group,     &urgent_group,        &address_group,       &descriptor_group,  &pointer_group,
+    &arrays_group,       &zerocopy_group,      &change_group,        &process_group,
 };
 const unsigned group_count = sizeof groups / sizeof groups[0];
 
@@ -30,6 +33,15 @@ const struct exception exceptions[] = {
      "first receive, or at the second send. So poll may say POLLIN where it would have said POLLERR and POLLHUP as "
      "well. "
      "A process that exits in any other way resets as on TCP."},
+    {"one-edge-more", "Edges of a set that is put into another one while bytes lie in its rings",
+     "An edge-triggered registration may be reported once more than by the kernel alone. Programs see the same where "
+     "the bytes came in two pieces."},
+    {"beyond-the-table", "select with numbers that never were open",
+     "The kernel says EBADF for a closed descriptor in a set, but passes over numbers for which a process's table has "
+     "no "
+     "room yet. The library's own descriptors, near 1000, let the table grow."},
+    {"recvmmsg-later", "The error of a recvmmsg that got some messages",
+     "Linux keeps the error that ended it, a bad address say, for the next call. The library forgets it."},
     {"tcp-info", "Counters of TCP_INFO",
      "They count what TCP carried: bytes that went through a ring are not among them."},
     {"the-kernels-own", "TCP_MAXSEG, TCP_QUICKACK, SO_INCOMING_CPU",

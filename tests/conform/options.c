@@ -158,7 +158,7 @@ static const char *option_late(const int *v) {
   const struct option *o = &options[v[O_OPTION]];
 
   return o->level == SOL_SOCKET && o->option == SO_PEEK_OFF && o->values[v[O_VALUE]] > 0 && v[O_WHEN] == PAIRED_BYTES
-             ? "bytes that lie in the ring when SO_PEEK_OFF is set are peeked from their beginning"
+             ? "SO_PEEK_OFF is set while bytes lie unread in the ring: a peek shows these from their beginning."
              : NULL;
 }
 

@@ -72,7 +72,8 @@ static void urgent(const int *v) {
 
 static const char *urgent_late(const int *v) {
   return v[U_WHEN] == PAIRED && !v[U_INLINE] && v[U_BEFORE] && v[U_READ] == 1
-             ? "a receive of ring bytes goes on with what came over TCP, past the urgent mark between them"
+             ? "urgent data comes while bytes lie unread in the ring: a receive of these goes on with what came over "
+               "TCP, past the urgent mark between them, where TCP's would have stopped."
              : NULL;
 }
 

@@ -98,11 +98,16 @@ static long waited(struct waiting *w, long us, const sigset_t *mask, uint32_t go
   return ret;
 }
 
+long wait_for(struct waiting *w, long timeout_us, const sigset_t *mask, uint32_t got[WAIT_FDS]) {
+  memset(got, 0, WAIT_FDS * sizeof *got);
+  return by_epoll(w->call)    ? waited(w, timeout_us, mask, got)
+         : by_select(w->call) ? selected(w, timeout_us, mask, got)
+                              : by_poll(w, timeout_us, mask, got);
+}
+
 long do_wait(struct waiting *w, const char *what, long timeout_us, const sigset_t *mask) {
-  uint32_t got[WAIT_FDS] = {0};
-  long ret = by_epoll(w->call)    ? waited(w, timeout_us, mask, got)
-             : by_select(w->call) ? selected(w, timeout_us, mask, got)
-                                  : by_poll(w, timeout_us, mask, got);
+  uint32_t got[WAIT_FDS];
+  long ret = wait_for(w, timeout_us, mask, got);
   int saved = errno;
 
   note_ret(what, ret);

@@ -28,6 +28,9 @@ void wait_add(struct waiting *w, int fd, uint32_t events);
 void wait_change(struct waiting *w, int at, uint32_t events); /* EPOLL_CTL_MOD */
 void wait_close(struct waiting *w);
 
+/* Waits, and says in got[] what came for each descriptor; notes nothing. Keeps errno. */
+long wait_for(struct waiting *w, long timeout_us, const sigset_t *mask, uint32_t got[WAIT_FDS]);
+
 /* Waits, and notes `what`, the result, and for each descriptor that has events, in the order in which they were added,
  * which. (Of the order in which epoll reports several no program can know more than that it is fair.) */
 long do_wait(struct waiting *w, const char *what, long timeout_us, const sigset_t *mask);
