@@ -124,7 +124,8 @@ struct fl_conn {
   _Atomic uint64_t ktx_gone; /* and so many of them when its buffer was last seen to be empty */
   struct fl_count tx_kernel, tx_ring;
   /* once paired */
-  uint64_t alive_at; /* fl_now(): when the peer was last seen not to be dead */
+  _Atomic uint64_t alive_at; /* fl_tick(): when the peer was last seen not to be dead; 0: it is to be asked. relaxed */
+  _Atomic uint64_t sent_at;  /* fl_now() at the first send of that tick; relaxed */
   struct fl_tx tx;
   struct fl_wait_hist tx_hist;
   uint32_t full_skip, full_vain; /* tx.c: sleeping on a full ring */
@@ -135,7 +136,6 @@ struct fl_conn {
   _Atomic int32_t rx_sleepers; /* threads inside a native call that waits for, or receives from, this connection */
   _Atomic uint64_t krx;        /* bytes ever received on the kernel lane */
   _Atomic int32_t rx_error;    /* errno that the kernel told us, once, and the application has not seen; 0 none */
-  _Atomic uint32_t rx_gen;     /* bumped by every receive: shows an interrupted one that it must look again */
   struct fl_count rx_kernel, rx_ring;
   /* once paired */
   struct fl_rx rx;
@@ -210,7 +210,7 @@ static inline uintptr_t fl_entry(int fd) {
  * This process did something that others learn of in the kernel, and not in a ring: it sent, connected, ended. What it
  * publishes from now on comes behind that, and a receiver that waits for many connections tells it so (epoll_wait.c).
  */
-extern _Atomic uint64_t fl_elsewhere_at;
+extern FL_HIDDEN _Atomic uint64_t fl_elsewhere_at;
 static inline void fl_elsewhere(void) {
   /* relaxed: the order is that of the program; what another thread does at the same time has none */
   atomic_store_explicit(&fl_elsewhere_at, fl_now(), memory_order_relaxed);
@@ -225,6 +225,9 @@ static inline bool fl_stream_mark(int fd, uintptr_t on) { return fl_stream_chang
 static inline struct fl_conn *fl_entry_conn(uintptr_t e) {
   return FL_LIKELY(e == 0) || (e & FL_TAG_MASK) != FL_TAG_CONN ? NULL : (struct fl_conn *)e;
 }
+
+/* The same, if it is paired. */
+static inline struct fl_conn *fl_entry_paired(uintptr_t e);
 
 static inline struct fl_epoll *fl_entry_epoll(uintptr_t e) {
   return (e & FL_TAG_MASK) != FL_TAG_EPOLL ? NULL : (struct fl_epoll *)(e & ~(uintptr_t)FL_TAG_MASK);
@@ -269,6 +272,10 @@ int32_t fl_tid_ask(void);
 
 static inline int32_t fl_tid(void) { return FL_LIKELY(fl_thread.pid == fl_self.pid) ? fl_thread.tid : fl_tid_ask(); }
 
+/* The same without asking: 0 if it is not known, or if this process is a child that nobody has noticed yet. For a
+ * process that follows connections. */
+static inline int32_t fl_tid_known(void) { return FL_LIKELY(fl_thread.pid == *fl_self.wiped) ? fl_thread.tid : 0; }
+
 bool fl_in_vfork_child(void); /* a child that shares our memory is running: change nothing. A system call */
 bool fl_process_init(void);   /* table and arena; false: no memory, pass everything through */
 
@@ -286,6 +293,13 @@ static inline enum fl_locked fl_lock(fl_lock_t *lock) {
           atomic_compare_exchange_strong_explicit(lock, &expected, tid, memory_order_acquire, memory_order_relaxed)))
     return FL_LOCKED;
   return fl_lock_slow(lock, tid);
+}
+/* Without waiting; `tid` is this thread's, or 0, which takes none. */
+static inline bool fl_lock_try(fl_lock_t *lock, int32_t tid) {
+  int32_t expected = 0;
+  /* acquire: pairs with the release in fl_unlock */
+  return FL_LIKELY(tid != 0) && FL_LIKELY(atomic_compare_exchange_strong_explicit(
+                                    lock, &expected, tid, memory_order_acquire, memory_order_relaxed));
 }
 static inline void fl_unlock(fl_lock_t *lock) {
   /* release: pairs with the acquire in fl_lock */
@@ -331,6 +345,11 @@ static inline bool fl_conn_usable(const struct fl_conn *c) {
 static inline bool fl_conn_paired(const struct fl_conn *c) {
   /* acquire: pairs with the release in pair.c; the attached sides are visible */
   return atomic_load_explicit(&c->phase, memory_order_acquire) == FL_PAIRED;
+}
+
+static inline struct fl_conn *fl_entry_paired(uintptr_t e) {
+  struct fl_conn *c = fl_entry_conn(e);
+  return FL_LIKELY(c != NULL) && FL_LIKELY(fl_conn_paired(c)) ? c : NULL;
 }
 
 /* On TCP for good: nothing is kept of it but the statistics. */

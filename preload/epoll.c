@@ -295,6 +295,8 @@ void fl_epoll_watch(struct fl_conn *c, struct fl_local *l) {
   if (asleep && l->items->other) /* one bell, and more than one waiter */
     may = false;
   FL_FAULT(epoll_watch);
+  if (l->items)
+    fl_rx_order(&c->rx);
   if (may)
     fl_conn_watch_now(c);
   if (may && asleep) {

@@ -168,6 +168,8 @@ static struct fl_item *item_add(struct fl_epoll *s, int fd, struct fl_conn *c) {
   it->other = l->items;
   l->items = it;
   fl_unlock(&l->reg_lock);
+  if (fl_conn_mapped(c))
+    fl_rx_order(&c->rx); /* else fl_epoll_watch */
   return it;
 }
 

@@ -13,8 +13,11 @@
 #include "conn.h"
 #include "mem.h"
 
+struct fl_io;
+typedef ssize_t (*fl_native)(int fd, const struct fl_io *io);
+
 struct fl_io {
-  ssize_t (*native)(int fd, const struct fl_io *io); /* makes the application's own call; a cancellation point */
+  fl_native native; /* makes the application's own call; a cancellation point */
   const struct iovec *iov;
   int iovcnt;
   size_t len;            /* sum of the iovecs */
@@ -30,6 +33,19 @@ struct fl_io {
 
 ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io);
 ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io);
+
+/* The same for one buffer without addresses, on a connection that is paired (fast.c). */
+struct fl_call {
+  fl_native native;
+  bool plain;
+};
+ssize_t fl_send_one(struct fl_conn *c, int fd, const void *buf, size_t n, int flags, const struct fl_call *call);
+ssize_t fl_recv_one(struct fl_conn *c, int fd, void *buf, size_t n, int flags, const struct fl_call *call);
+
+/* The same, once the lock is held, which is released on return, and the descriptor was found to be c's: a send that may
+ * take the ring, and what is left of a receive that has `got` bytes. */
+ssize_t fl_send_locked(struct fl_conn *c, int fd, const struct fl_io *io);
+ssize_t fl_recv_locked(struct fl_conn *c, int fd, const struct fl_io *io, size_t got);
 
 /* The same on a connection that has no ring (plain.c). False: it has, or is about to have, and nothing was done. */
 bool fl_plain_send(struct fl_conn *c, int fd, const struct fl_io *io, ssize_t *n);

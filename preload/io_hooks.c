@@ -36,7 +36,7 @@ static ssize_t native_recvmsg(int fd, const struct fl_io *io) { return REAL(recv
  */
 #define FL_NOT_OURS(fd, name) FL_LIKELY(fl_entry(fd) == 0 && fl_real.name != NULL)
 
-static FL_NOINLINE ssize_t conn_read(int fd, void *buf, size_t n) {
+static FL_NOINLINE ssize_t other_read(int fd, void *buf, size_t n) {
   struct fl_conn *c = fl_conn_of(fd);
   if (!c)
     return REAL(read)(fd, buf, n);
@@ -48,7 +48,12 @@ static FL_NOINLINE ssize_t conn_read(int fd, void *buf, size_t n) {
 }
 
 FL_EXPORT ssize_t read(int fd, void *buf, size_t n) {
-  return FL_NOT_OURS(fd, read) ? fl_real.read(fd, buf, n) : conn_read(fd, buf, n);
+  static const struct fl_call call = {native_read, true};
+  uintptr_t e = fl_entry(fd);
+  if (FL_LIKELY(e == 0 && fl_real.read != NULL))
+    return fl_real.read(fd, buf, n);
+  struct fl_conn *c = fl_entry_paired(e);
+  return FL_LIKELY(c != NULL) ? fl_recv_one(c, fd, buf, n, 0, &call) : other_read(fd, buf, n);
 }
 
 FL_EXPORT ssize_t __read_chk(int fd, void *buf, size_t n, size_t size) {
@@ -91,7 +96,7 @@ FL_EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int cnt, off_t offset
   return REAL(preadv2)(fd, iov, cnt, offset, flags);
 }
 
-static FL_NOINLINE ssize_t conn_recv(int fd, void *buf, size_t n, int flags) {
+static FL_NOINLINE ssize_t other_recv(int fd, void *buf, size_t n, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
   if (!c)
     return REAL(recv)(fd, buf, n, flags);
@@ -103,7 +108,12 @@ static FL_NOINLINE ssize_t conn_recv(int fd, void *buf, size_t n, int flags) {
 }
 
 FL_EXPORT ssize_t recv(int fd, void *buf, size_t n, int flags) {
-  return FL_NOT_OURS(fd, recv) ? fl_real.recv(fd, buf, n, flags) : conn_recv(fd, buf, n, flags);
+  static const struct fl_call call = {native_recv, false};
+  uintptr_t e = fl_entry(fd);
+  if (FL_LIKELY(e == 0 && fl_real.recv != NULL))
+    return fl_real.recv(fd, buf, n, flags);
+  struct fl_conn *c = fl_entry_paired(e);
+  return FL_LIKELY(c != NULL) ? fl_recv_one(c, fd, buf, n, flags, &call) : other_recv(fd, buf, n, flags);
 }
 
 FL_EXPORT ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags) {
@@ -131,6 +141,8 @@ static FL_NOINLINE ssize_t conn_recvfrom(int fd, void *buf, size_t n, int flags,
   struct fl_conn *c = fl_conn_of(fd);
   if (!c)
     return REAL(recvfrom)(fd, buf, n, flags, addr, addrlen);
+  if (!addr && !addrlen)
+    return recv(fd, buf, n, flags);
   struct iovec iov = {buf, n};
   if (fl_conn_paired(c) && addr && !(flags & (MSG_OOB | MSG_ERRQUEUE))) {
     struct fl_io io = {.native = native_recv, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags};
@@ -222,7 +234,7 @@ static ssize_t native_sendto(int fd, const struct fl_io *io) {
 }
 static ssize_t native_sendmsg(int fd, const struct fl_io *io) { return REAL(sendmsg)(fd, io->msg, io->flags); }
 
-static FL_NOINLINE ssize_t conn_write(int fd, const void *buf, size_t n) {
+static FL_NOINLINE ssize_t other_write(int fd, const void *buf, size_t n) {
   struct fl_conn *c = fl_conn_of(fd);
   if (!c)
     return REAL(write)(fd, buf, n);
@@ -234,7 +246,12 @@ static FL_NOINLINE ssize_t conn_write(int fd, const void *buf, size_t n) {
 }
 
 FL_EXPORT ssize_t write(int fd, const void *buf, size_t n) {
-  return FL_NOT_OURS(fd, write) ? fl_real.write(fd, buf, n) : conn_write(fd, buf, n);
+  static const struct fl_call call = {native_write, true};
+  uintptr_t e = fl_entry(fd);
+  if (FL_LIKELY(e == 0 && fl_real.write != NULL))
+    return fl_real.write(fd, buf, n);
+  struct fl_conn *c = fl_entry_paired(e);
+  return FL_LIKELY(c != NULL) ? fl_send_one(c, fd, buf, n, 0, &call) : other_write(fd, buf, n);
 }
 
 static FL_NOINLINE ssize_t conn_writev(int fd, const struct iovec *iov, int cnt) {
@@ -262,7 +279,7 @@ FL_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int cnt, off_t offse
   return REAL(pwritev2)(fd, iov, cnt, offset, flags);
 }
 
-static FL_NOINLINE ssize_t conn_send(int fd, const void *buf, size_t n, int flags) {
+static FL_NOINLINE ssize_t other_send(int fd, const void *buf, size_t n, int flags) {
   struct fl_conn *c = fl_conn_of(fd);
   if (!c)
     return REAL(send)(fd, buf, n, flags);
@@ -274,7 +291,12 @@ static FL_NOINLINE ssize_t conn_send(int fd, const void *buf, size_t n, int flag
 }
 
 FL_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags) {
-  return FL_NOT_OURS(fd, send) ? fl_real.send(fd, buf, n, flags) : conn_send(fd, buf, n, flags);
+  static const struct fl_call call = {native_send, false};
+  uintptr_t e = fl_entry(fd);
+  if (FL_LIKELY(e == 0 && fl_real.send != NULL))
+    return fl_real.send(fd, buf, n, flags);
+  struct fl_conn *c = fl_entry_paired(e);
+  return FL_LIKELY(c != NULL) ? fl_send_one(c, fd, buf, n, flags, &call) : other_send(fd, buf, n, flags);
 }
 
 static FL_NOINLINE ssize_t conn_sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *to,
@@ -282,6 +304,8 @@ static FL_NOINLINE ssize_t conn_sendto(int fd, const void *buf, size_t n, int fl
   struct fl_conn *c = fl_conn_of(fd);
   if (!c)
     return REAL(sendto)(fd, buf, n, flags, to, tolen);
+  if (!to && !tolen)
+    return send(fd, buf, n, flags);
   struct iovec iov = {(void *)buf, n};
   struct fl_io io = {
       .native = native_sendto, .iov = &iov, .iovcnt = 1, .len = n, .flags = flags, .to = to, .tolen = tolen};

@@ -14,7 +14,7 @@
 
 #define PAGE ((uintptr_t)4096) /* the smallest there is: where pages are larger, some are asked for twice */
 
-__thread struct fl_mem fl_mem_read, fl_mem_write __attribute__((tls_model("initial-exec"), visibility("hidden")));
+__thread struct fl_mem fl_mem_read, fl_mem_write;
 _Atomic uint32_t fl_mem_generation = 1;
 
 static bool trusted;
@@ -65,6 +65,19 @@ static void remember(struct fl_mem *m, uint32_t generation, uintptr_t from, uint
   m->known[i].to = to;
 }
 
+/* One that holds all of it, which is looked at first from now on; -1: none. */
+static int find(struct fl_mem *m, const void *p, size_t n) {
+  /* relaxed, as in fl_mem_hit */
+  if (m->generation != atomic_load_explicit(&fl_mem_generation, memory_order_relaxed))
+    return -1;
+  for (uint32_t i = 0; i < FL_MEM_KNOWN; i++)
+    if (fl_mem_in(m, i, (uintptr_t)p, n)) {
+      m->hit = i;
+      return (int)i;
+    }
+  return -1;
+}
+
 static size_t ask(struct fl_mem *m, bool (*good)(uintptr_t page), const void *p, size_t n) {
   uintptr_t a = (uintptr_t)p, first = a & ~(PAGE - 1), page = first;
   /* before the questions: what is unmapped meanwhile is forgotten again */
@@ -82,9 +95,19 @@ static size_t ask(struct fl_mem *m, bool (*good)(uintptr_t page), const void *p,
 }
 
 size_t fl_mem_readable_slow(const void *p, size_t n) {
-  return fl_mem_known(&fl_mem_write, p, n) ? n : ask(&fl_mem_read, page_readable, p, n);
+  if (find(&fl_mem_read, p, n) >= 0)
+    return n;
+  uint32_t generation = fl_mem_write.generation;
+  int i = find(&fl_mem_write, p, n);
+  if (i < 0)
+    return ask(&fl_mem_read, page_readable, p, n);
+  remember(&fl_mem_read, generation, fl_mem_write.known[i].from, fl_mem_write.known[i].to);
+  return n;
 }
-size_t fl_mem_writable_slow(void *p, size_t n) { return ask(&fl_mem_write, page_writable, p, n); }
+
+size_t fl_mem_writable_slow(void *p, size_t n) {
+  return find(&fl_mem_write, p, n) >= 0 ? n : ask(&fl_mem_write, page_writable, p, n);
+}
 
 /* ---- what makes memory bad ---- */
 

@@ -237,7 +237,6 @@ static void install(struct fl_conn *c, struct fl_local *l, int fd, const struct 
   fl_pair_options(c, fd);
   fl_bell_paired(c, l->asks_host ? l->host.who : 0,
                  !l->asks_host && l->rdv.peer_uid == (uid_t)fl_syscall6(__NR_geteuid, 0, 0, 0, 0, 0, 0));
-  c->alive_at = fl_now();
   atomic_store_explicit(&c->reason, FL_WHY_NONE, memory_order_relaxed);
   FL_FAULT(pair_options);
   /* seq_cst: pairs with fl_conn_paired (both sides are attached), and with a receiver that begins to sleep (fl_recv) */

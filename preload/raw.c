@@ -7,11 +7,20 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "export.h"
 #include "real.h"
 #include "registry/sys.h"
 #include "trampoline/tramp.h"
 
 FL_TLS bool fl_raw_nocancel;
+_Atomic bool fl_raw_cancels;
+
+FL_EXPORT int pthread_cancel(pthread_t thread) {
+  static __typeof__(&pthread_cancel) real;
+
+  atomic_store_explicit(&fl_raw_cancels, true, memory_order_relaxed); /* see fl_testcancel */
+  return (real ? real : (__typeof__(real))fl_real_one((void **)&real, "pthread_cancel"))(thread);
+}
 
 /* Since glibc 2.32; by name, as a reference would keep the library from loading with an older one. */
 bool fl_raw_single(void) {

@@ -19,9 +19,13 @@
  */
 extern FL_TLS bool fl_raw_nocancel;
 
+/* Was pthread_cancel ever called? Nothing else cancels a thread. */
+extern FL_HIDDEN _Atomic bool fl_raw_cancels;
+
 /* What the hooks use in place of pthread_testcancel. */
 static inline void fl_testcancel(void) {
-  if (FL_LIKELY(!fl_raw_nocancel))
+  /* relaxed: who calls pthread_cancel has stored it before that, and no cancellation arrives at a definite moment */
+  if (FL_UNLIKELY(atomic_load_explicit(&fl_raw_cancels, memory_order_relaxed)) && !fl_raw_nocancel)
     fl_real_testcancel();
 }
 

@@ -69,7 +69,7 @@ bool fl_room_shrink(struct fl_conn *c, uint64_t now) {
 
   if (!fl_conn_mapped(c) || !fl_room_held(c))
     return true;
-  if (now - c->tx.pushed_at < fl_ns_to_ticks(FL_ROOM_IDLE_NS) ||
+  if (now - atomic_load_explicit(&c->sent_at, memory_order_relaxed) < fl_ns_to_ticks(FL_ROOM_IDLE_NS) ||
       /* acquire: pairs with fl_unlock. Tried, not waited for: the caller may hold the locks of another connection. */
       !atomic_compare_exchange_strong_explicit(&c->tx_lock, &none, fl_tid(), memory_order_acquire,
                                                memory_order_relaxed))

@@ -65,6 +65,12 @@ static void sleeper_jumped(void *what) {
   fl_pair_jumped(s->c, s->fd);
 }
 
+/* The kernel said end of file, or told of an error: what is sent next is to meet the kernel as well, at once. */
+static void ended(struct fl_conn *c, int error) {
+  if (error != EAGAIN && error != EINTR && error != EFAULT)
+    atomic_store_explicit(&c->alive_at, 0, memory_order_relaxed);
+}
+
 /* The application's own call, counted, after sleeper_begin. Lock not held. The count comes down on cancellation as
  * well. */
 static ssize_t recv_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
@@ -73,6 +79,8 @@ static ssize_t recv_begun(struct fl_conn *c, int fd, const struct fl_io *io) {
   FL_FAULT(recv_native);
   ssize_t n = io->native(fd, io);
   FL_FAULT(recv_native_done);
+  if (FL_UNLIKELY(n <= 0))
+    ended(c, n < 0 ? errno : 0);
   if (!(io->flags & MSG_PEEK))
     s.got = n;
   return n;
@@ -134,6 +142,8 @@ static ssize_t take_window(struct fl_conn *c, int fd, const struct fl_io *io, si
     fl_rx_taken(&c->rx, atomic_fetch_add_explicit(&c->krx, (uint64_t)got, memory_order_relaxed) + (uint64_t)got);
     fl_count_add(&c->rx_kernel, (uint64_t)got);
   }
+  if (FL_UNLIKELY(got <= 0))
+    ended(c, (int)-got);
   if (got < 0)
     keep_error(c, (int)-got);
   return got;
@@ -591,17 +601,15 @@ static ssize_t take_sent(struct fl_conn *c, int fd, const struct fl_io *io, size
   return kernel_take(c, fd, io, got, sent - krx < io->len - got ? (size_t)(sent - krx) : io->len - got);
 }
 
-static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
+ssize_t fl_recv_locked(struct fl_conn *c, int fd, const struct fl_io *io, size_t got) {
   struct fl_span span[2];
   uint64_t need;
-  size_t got = 0;
   /* O_NONBLOCK as seen is believed only while nobody else can have changed it; else the application's own call decides
    */
   bool nonblock =
       (io->flags & MSG_DONTWAIT) || (atomic_load_explicit(&c->nonblock, memory_order_relaxed) && fl_conn_usable(c));
   bool all = (io->flags & MSG_WAITALL) && !nonblock && !(io->flags & MSG_PEEK);
   uint32_t signals = interrupting(c);
-  uint32_t gen = atomic_fetch_add_explicit(&c->rx_gen, 1, memory_order_relaxed) + 1;
   bool helped = false;
   unsigned naps = 0;
   uint64_t asleep_at = 0; /* the first time */
@@ -632,10 +640,6 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         return fail(EFAULT);
       }
       size_t n = spans_copy(io, got, span);
-      if (FL_UNLIKELY(atomic_load_explicit(&c->rx_gen, memory_order_relaxed) != gen)) {
-        gen = atomic_load_explicit(&c->rx_gen, memory_order_relaxed);
-        continue; /* a signal handler of this thread received meanwhile */
-      }
       if (FL_UNLIKELY(n == 0 && got < io->len)) {
         if (got)
           break;
@@ -685,7 +689,6 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
         fl_unlock(&c->rx_lock);
         return got ? (ssize_t)got : fail(EINTR);
       }
-      gen = atomic_fetch_add_explicit(&c->rx_gen, 1, memory_order_relaxed) + 1;
       continue;
     }
 
@@ -810,7 +813,7 @@ static ssize_t recv_paired(struct fl_conn *c, int fd, const struct fl_io *io) {
  */
 static FL_NOINLINE ssize_t recv_nested(struct fl_conn *c, int fd, const struct fl_io *io) {
   bool left = fl_rx_head(&c->rx) != c->rx.tail;
-  ssize_t n = recv_paired(c, fd, io);
+  ssize_t n = fl_recv_locked(c, fd, io, 0);
   int saved = errno;
 
   if (left)
@@ -856,5 +859,5 @@ ssize_t fl_recv(struct fl_conn *c, int fd, const struct fl_io *io) {
     fl_conn_holders_look(c);
   if (FL_UNLIKELY(atomic_load_explicit(&c->pin, memory_order_relaxed) == FL_WHY_NESTED))
     return recv_nested(c, fd, io);
-  return recv_paired(c, fd, io);
+  return fl_recv_locked(c, fd, io, 0);
 }

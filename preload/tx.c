@@ -21,7 +21,7 @@
 #include "shmring/fault.h"
 #include "signals.h"
 
-#define ALIVE_EVERY_NS 2000000u   /* a writer looks whether its peer is dead at least this often */
+#define ALIVE_EVERY_NS 2000000u   /* a peer that published so shortly before need not be asked for */
 #define SENDFILE_MAX (128u << 10) /* beyond this the kernel's sendfile, which does not copy, is as good */
 #define REST_IOV 64
 #define RW_MAX 0x7ffff000u /* the kernel's MAX_RW_COUNT, where pages have 4096 bytes */
@@ -315,23 +315,20 @@ static size_t send_rest(struct fl_conn *c, int fd, const struct fl_io *io, size_
 
 /* ---- ring lane ---- */
 
-/* Has the peer ended or died? Then only the kernel may tell the application how. Also takes the time for what is
- * published next. */
+/* Has the peer ended or died? Then only the kernel may tell the application how. */
 static bool peer_gone(struct fl_conn *c, int fd) {
-  uint64_t now = fl_now();
+  uint64_t tick = fl_tick(), before = atomic_load_explicit(&c->alive_at, memory_order_relaxed);
 
-  c->tx.pushed_at = now;
-  c->tx.elsewhere_at = atomic_load_explicit(&fl_elsewhere_at, memory_order_relaxed);
-  if (FL_LIKELY(now - c->alive_at < fl_ns_to_ticks(ALIVE_EVERY_NS)))
+  if (FL_LIKELY(tick == before))
     return false;
-  uint64_t pushed = fl_rx_pushed_at(&c->rx); /* alive then, or it lies, and loses what is sent to it */
-  if (now - pushed < fl_ns_to_ticks(ALIVE_EVERY_NS) && !(fl_rx_flags(&c->rx) & FL_FLAG_FIN)) {
-    c->alive_at = pushed;
-    return false;
-  }
-  if (fl_sys_ready(fd, POLLRDHUP) != 0)
+  uint64_t now = fl_now();
+  /* alive when it published last, if it dates that; or it lies, and loses what is sent to it */
+  bool heard = before != 0 && now - fl_rx_pushed_at(&c->rx) < fl_ns_to_ticks(ALIVE_EVERY_NS) &&
+               !(fl_rx_flags(&c->rx) & FL_FLAG_FIN);
+  if (!heard && fl_sys_ready(fd, POLLRDHUP) != 0)
     return true;
-  c->alive_at = now;
+  atomic_store_explicit(&c->alive_at, tick, memory_order_relaxed);
+  atomic_store_explicit(&c->sent_at, now, memory_order_relaxed);
   return false;
 }
 
@@ -362,6 +359,8 @@ static size_t tx_push(struct fl_conn *c, const struct fl_io *io, size_t done, en
   int bell = -1;
   uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_relaxed);
 
+  if (fl_tx_ordered(&c->tx))
+    fl_tx_date(&c->tx, fl_now(), atomic_load_explicit(&fl_elsewhere_at, memory_order_relaxed));
   for (;;) {
     size_t n;
     *why = fl_tx_push(&c->tx, io->iov, done, io->len - done, ktx, &n);
@@ -499,6 +498,10 @@ ssize_t fl_send(struct fl_conn *c, int fd, const struct fl_io *io) {
   fl_testcancel(); /* see fl_recv */
   if (fl_lock(&c->tx_lock) != FL_LOCKED)
     return send_native(c, fd, io);
+  return fl_send_locked(c, fd, io);
+}
+
+ssize_t fl_send_locked(struct fl_conn *c, int fd, const struct fl_io *io) {
   bool nonblock = (io->flags & MSG_DONTWAIT) || atomic_load_explicit(&c->nonblock, memory_order_relaxed);
   uint32_t signals = interrupting(c);
   enum fl_tx_result why = FL_TX_NATIVE;
@@ -570,6 +573,8 @@ bool fl_send_file(struct fl_conn *c, int fd, int in, off_t *offset, size_t n, ss
   if (fl_conn_of(fd) != c || !tx_usable(c, fd))
     goto out;
   fl_tx_at_cpu(&c->tx, fl_cpu());
+  if (fl_tx_ordered(&c->tx))
+    fl_tx_date(&c->tx, fl_now(), atomic_load_explicit(&fl_elsewhere_at, memory_order_relaxed));
   /* all or nothing: what does not fit is the kernel's to send, without copying */
   uint64_t ktx = atomic_load_explicit(&c->ktx, memory_order_relaxed);
   enum fl_tx_result r = fl_tx_reserve(&c->tx, n, ktx, span);

@@ -76,6 +76,7 @@ void fl_attach(struct fl_segment *seg, uint32_t ring_size, int end, struct fl_tx
 
 static enum fl_tx_result tx_broken(struct fl_tx *tx) {
   tx->broken = true;
+  tx->run = 0;
   return FL_TX_BROKEN;
 }
 
@@ -127,6 +128,7 @@ static bool tx_extent_slot_free(struct fl_tx *tx) {
 
 /* Describes position head. An extent that was written for the same position but never published is written over. */
 static void tx_extent(struct fl_tx *tx, uint64_t koff) {
+  tx->run = 0; /* the extent is to be published with what follows */
   if (!tx->pending) {
     tx->extent_head++;
     tx->pending = true;
@@ -218,14 +220,18 @@ enum fl_tx_result fl_tx_reserve(struct fl_tx *tx, size_t want, uint64_t koff, st
   return n < want ? FL_TX_FULL : FL_TX_OK;
 }
 
+/* How much the next pushes may do by themselves: within the window, as above, and without wrapping around. */
+static void tx_run(struct fl_tx *tx) {
+  uint64_t size = tx->mask + 1, room = size - (tx->head - tx->tail_seen), end = tx->edge < size ? tx->edge : size;
+
+  tx->run = end <= tx->off + 1 ? 0 : end - tx->off - 1 < room ? end - tx->off - 1 : room;
+}
+
 enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n) {
   uint64_t expected = tx->head << FL_STATE_BITS | FL_WATCHING;
   uint64_t desired = (tx->head + n) << FL_STATE_BITS | FL_WATCHING;
   FL_FAULT(tx_publish);
 
-  /* relaxed, both: the CAS releases them; on a line that it takes anyway */
-  atomic_store_explicit(&tx->lane->pushed_at, tx->pushed_at, memory_order_relaxed);
-  atomic_store_explicit(&tx->lane->elsewhere_at, tx->elsewhere_at, memory_order_relaxed);
   /*
    * release: the ring bytes and the extent, stored above, are seen by whoever acquires the new head (fl_rx_peek);
    * failure relaxed: nothing was published and nothing is read on the strength of it.
@@ -247,6 +253,7 @@ enum fl_tx_result fl_tx_publish(struct fl_tx *tx, size_t n) {
   tx->head += n;
   tx->off = (tx->off + n) & tx->mask;
   tx->pending = false;
+  tx_run(tx);
   return FL_TX_OK;
 }
 
@@ -396,6 +403,7 @@ size_t fl_tx_owed(struct fl_tx *tx, uint64_t ktx, bool busy, struct fl_span span
       }
       tx->owed = tx->head - from;
       tx->returned = tx->head;
+      tx->run = 0; /* until these are sent */
     }
   }
   if (!tx->owed)
@@ -604,14 +612,6 @@ enum fl_rx_result fl_rx_peek(struct fl_rx *rx, uint64_t krx, struct fl_span span
   span[0] = (struct fl_span){rx->ring + at, first};
   span[1] = (struct fl_span){rx->ring, n - first};
   return FL_RX_RING;
-}
-
-void fl_rx_consume(struct fl_rx *rx, size_t n) {
-  rx->tail += n;
-  /* in the midst of a batch the sender need not know at once; an empty ring it must know of, to tell a reader that died
-   * with bytes unread from one that had read them all */
-  if (rx->tail == rx->head_seen || rx->tail - rx->tail_pub >= (rx->mask + 1) / 8)
-    fl_rx_publish(rx);
 }
 
 void fl_rx_publish(struct fl_rx *rx) {

@@ -85,15 +85,17 @@ struct fl_extent {
 #define FL_FLAG_LEFT 2u /* it became another program, which has what it had not read of the other direction's ring */
 
 /* One direction. Who writes what: `word` both; the rest of its line, which a sender has when it publishes, and the
- * sender's line only the sender; the receiver's line only the receiver. */
+ * sender's line only the sender (but for `ordered`); the receiver's line only the receiver. */
 struct fl_lane {
   _Alignas(128) _Atomic uint64_t word;
-  _Atomic uint64_t pushed_at; /* hint: when the sender published last; a clock that all processes of the host share */
-  _Atomic uint64_t elsewhere_at; /* hint: when it had last done something that is seen elsewhere, in the kernel */
+  /* Hints, for a receiver that asked for them (ordered): when the sender published last, and when it had last done
+   * something that is seen elsewhere, in the kernel; a clock that all processes of the host share. */
+  _Atomic uint64_t pushed_at, elsewhere_at;
 
   _Alignas(128) _Atomic uint32_t extent_head; /* extents ever written */
   _Atomic uint32_t flags;
   _Atomic int32_t tx_cpu;         /* CPU on which the sender last ran, -1 unknown */
+  _Atomic uint32_t ordered;       /* hint, set by the receiver, once: publications are to be dated */
   _Atomic uint64_t kernel_sent;   /* bytes sent on the kernel lane by calls that have returned: what is in the ring, or
                                      will be, comes after at least these */
   _Atomic uint64_t kernel_intent; /* hint: the same, with those of the calls under way */
@@ -144,9 +146,9 @@ struct fl_tx {
   uint32_t turns;    /* times that the ring started again at the origin, since fl_tx_shrink */
   uint64_t returned; /* the receiver will never read what lies before this position */
   uint64_t owed;     /* and of that, so many bytes before head are still to be sent over the kernel lane */
-  uint64_t pushed_at, elsewhere_at; /* what the next publication tells: the caller's */
-  int32_t cpu;                      /* last value stored in lane->tx_cpu */
-  bool pending;                     /* the newest extent describes position head, which is not published yet */
+  uint64_t run;      /* so many bytes from off on are free, in one piece, and need nothing but the word (fast.h) */
+  int32_t cpu;       /* last value stored in lane->tx_cpu */
+  bool pending;      /* the newest extent describes position head, which is not published yet */
   bool broken;
   bool may_ring; /* the caller can ring the receiver's bell now */
   bool ring_due; /* bytes were published to a receiver in BELL: the caller rings */
@@ -310,11 +312,17 @@ void fl_tx_bell_ask(struct fl_tx *tx, uint64_t bell);
  */
 enum fl_rx_result fl_rx_peek(struct fl_rx *rx, uint64_t krx, struct fl_span span[2], uint64_t *need);
 
-/* Takes n bytes, at most what the last fl_rx_peek showed. The tail is published lazily: see fl_rx_publish. */
-void fl_rx_consume(struct fl_rx *rx, size_t n);
-
 /* Makes all consumed space visible to the sender. To be called before spinning or sleeping. */
 void fl_rx_publish(struct fl_rx *rx);
+
+/* Takes n bytes, at most what the last fl_rx_peek showed. The tail is published lazily. */
+static inline void fl_rx_consume(struct fl_rx *rx, size_t n) {
+  rx->tail += n;
+  /* in the midst of a batch the sender need not know at once; an empty ring it must know of, to tell a reader that died
+   * with bytes unread from one that had read them all */
+  if (rx->tail == rx->head_seen || rx->tail - rx->tail_pub >= (rx->mask + 1) / 8)
+    fl_rx_publish(rx);
+}
 
 /* Bytes in the ring that are not consumed, whatever lies between them on the kernel lane. Refreshes the head. */
 uint64_t fl_rx_pending(struct fl_rx *rx);
@@ -404,6 +412,22 @@ static inline uint64_t fl_rx_kernel_intent(const struct fl_rx *rx) {
 static inline uint64_t fl_rx_kernel_sent(const struct fl_rx *rx) {
   /* acquire: the look at the head stays behind this one, or a chunk published between the two would be overtaken */
   return atomic_load_explicit(&rx->lane->kernel_sent, memory_order_acquire);
+}
+
+/* Asks the sender to date what it publishes: this end waits for many connections at once. [any thread] */
+static inline void fl_rx_order(struct fl_rx *rx) {
+  if (!atomic_load_explicit(&rx->lane->ordered, memory_order_relaxed))
+    atomic_store_explicit(&rx->lane->ordered, 1, memory_order_relaxed);
+}
+
+/* Does the receiver want to know when? Then fl_tx_date comes before a push. */
+static inline bool fl_tx_ordered(const struct fl_tx *tx) {
+  return __builtin_expect(atomic_load_explicit(&tx->lane->ordered, memory_order_relaxed), 0);
+}
+static inline void fl_tx_date(struct fl_tx *tx, uint64_t now, uint64_t elsewhere) {
+  /* relaxed, both: the publishing CAS releases them; on a line that it takes anyway */
+  atomic_store_explicit(&tx->lane->pushed_at, now, memory_order_relaxed);
+  atomic_store_explicit(&tx->lane->elsewhere_at, elsewhere, memory_order_relaxed);
 }
 
 /* When the sender published last, and when it had last done before that what the kernel tells of: to find what came

@@ -7,9 +7,6 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <time.h>
-#if defined(__x86_64__)
-#include <x86intrin.h>
-#endif
 
 #define KERNEL_EVERY_NS 4000u /* while spinning, look at the kernel lane this often */
 #define CLOCK_EVERY 8u        /* looks between two looks at the clock, which costs as much as they do */
@@ -23,9 +20,7 @@
 #define GAP_MIN 16u
 #define GAP_MAX 256u
 
-/* rseq (glibc 2.35 and later): offset of struct rseq's cpu_id from the thread pointer; 0: not registered. Looked up by
- * name: a reference, though weak, would keep the library from loading with an older glibc. */
-static ptrdiff_t rseq_cpu;
+ptrdiff_t fl_rseq_cpu;
 
 /* All relaxed: hints, of which a stale value costs a microsecond at most. */
 static _Atomic uint64_t mult, inverse;   /* nanoseconds per tick and ticks per nanosecond, 32.32 fixed point */
@@ -41,8 +36,6 @@ static uint64_t monotonic_ns(void) {
 }
 
 #if defined(__x86_64__)
-uint64_t fl_now(void) { return __rdtsc(); }
-
 static void relax(void) { _mm_pause(); }
 
 /* Both clocks at one time, known to `slack` ticks: a thread that loses its CPU between two looks tries again. */
@@ -116,20 +109,10 @@ __attribute__((constructor)) static void find_rseq(void) {
   const unsigned *size = dlsym(RTLD_DEFAULT, "__rseq_size");
 
   if (offset && size && *size)
-    rseq_cpu = *offset + 4; /* struct rseq: cpu_id_start, cpu_id; the kernel keeps them up to date */
+    fl_rseq_cpu = *offset + 4; /* struct rseq: cpu_id_start, cpu_id; the kernel keeps them up to date */
 }
 
-int fl_cpu(void) {
-#if defined(__x86_64__) || defined(__aarch64__)
-  if (rseq_cpu) {
-    const char *tp = __builtin_thread_pointer();
-    int cpu = *(const volatile int *)(tp + rseq_cpu);
-    if (cpu >= 0)
-      return cpu;
-  }
-#endif
-  return sched_getcpu();
-}
+int fl_cpu_ask(void) { return sched_getcpu(); }
 
 bool fl_wait_contended(void) {
   uint64_t until = atomic_load_explicit(&contended_until, memory_order_relaxed);

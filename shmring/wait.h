@@ -25,7 +25,12 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
 
 /* Outcome of recent waits of one kind (a connection, an epoll set). Zero is a fresh one. */
 struct fl_wait_hist {
@@ -53,12 +58,39 @@ struct fl_wait {
 
 /* A cheap monotonic clock, in its own units, and its rate. Source: the time-stamp counter, calibrated once. [any
  * thread] */
+#if defined(__x86_64__)
+static inline uint64_t fl_now(void) { return __rdtsc(); }
+#else
 uint64_t fl_now(void);
+#endif
 uint64_t fl_ns_to_ticks(uint64_t ns);
+
+/* Another value about every 4 ms (the kernel's timer: 1 to 10); half of the price. For equality only. [any thread] */
+static inline uint64_t fl_tick(void) {
+  struct timespec ts;
+
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+  return (uint64_t)ts.tv_sec << 30 | (uint64_t)ts.tv_nsec;
+}
 uint64_t fl_ticks_to_ns(uint64_t ticks);
 
 /* CPU on which the caller runs: rseq's cpu_id where glibc registered it, else getcpu. [any thread] */
-int fl_cpu(void);
+int fl_cpu_ask(void);
+
+/* rseq (glibc 2.35 and later): offset of struct rseq's cpu_id from the thread pointer; 0: not registered. Looked up by
+ * name: a reference, though weak, would keep the library from loading with an older glibc. */
+extern ptrdiff_t fl_rseq_cpu __attribute__((visibility("hidden")));
+
+static inline int fl_cpu(void) {
+#if defined(__x86_64__) || defined(__aarch64__)
+  if (__builtin_expect(fl_rseq_cpu != 0, 1)) {
+    int cpu = *(const volatile int *)((const char *)__builtin_thread_pointer() + fl_rseq_cpu);
+    if (__builtin_expect(cpu >= 0, 1))
+      return cpu;
+  }
+#endif
+  return fl_cpu_ask();
+}
 
 /* True while yielding is known to hurt: the CPU went to a third party a moment ago. [any thread] */
 bool fl_wait_contended(void);
