@@ -7,6 +7,8 @@ load lib
 load spaces
 load containers
 
+LIMIT=300 # dockerd runs as long as its test
+
 setup_file() {
   [[ -z ${TEST_DOCKER:-} ]] || need jq dockerd docker iptables
 }

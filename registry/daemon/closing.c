@@ -5,13 +5,14 @@
  * Whoever passes a descriptor and closes his own copy leaves the last one to us, and a close can take its time: a TCP
  * socket with SO_LINGER waits for its peer, a file on FUSE for its server. The first wait ends with a signal, so a
  * timer sends one while there is work; this covers the copies as well that the kernel closes for us, because they came
- * too many at once or were never received. What is no socket is closed by a thread of its own.
+ * too many at once or were never received. What is neither a socket nor a timer is closed by a thread of its own.
  */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -76,12 +77,20 @@ static void close_in_thread(int fd) {
     close_slowly((void *)(intptr_t)fd);
 }
 
+bool passed_timer(int fd) {
+  static const char want[] = "anon_inode:[timerfd]";
+  char path[32], link[sizeof(want)] = "";
+
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  return readlink(path, link, sizeof(link)) == (ssize_t)sizeof(want) - 1 && memcmp(link, want, sizeof(want) - 1) == 0;
+}
+
 void close_passed(const int *fds, int count) {
   for (int i = 0; i < count; i++) {
     int type;
     socklen_t len = sizeof(type);
 
-    if (getsockopt(fds[i], SOL_SOCKET, SO_TYPE, &type, &len) == 0)
+    if (getsockopt(fds[i], SOL_SOCKET, SO_TYPE, &type, &len) == 0 || passed_timer(fds[i]))
       close(fds[i]);
     else
       close_in_thread(fds[i]);

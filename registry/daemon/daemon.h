@@ -119,6 +119,9 @@ bool metrics_ready(void *mark);
 
 /* ---- closing.c ---- */
 
+/* Is it a timerfd? Those are bells, and there are many. */
+bool passed_timer(int fd);
+
 /* Closes descriptors that a client passed, which may be anything, without ever being held up for long. */
 void close_passed(const int *fds, int count);
 /* Around work in which descriptors may be closed: bounds how long the kernel may wait in a close. */

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -328,20 +327,12 @@ void match_ask(struct client *c, const struct fl_host_message *m, int tcp_fd) {
 
 /* ---- bells ---- */
 
-/* Whoever gets it would have to close whatever else it is. */
-static bool is_timer(int fd) {
-  static const char want[] = "anon_inode:[timerfd]";
-  char path[32], link[sizeof(want)] = "";
-
-  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-  return readlink(path, link, sizeof(link)) == (ssize_t)sizeof(want) - 1 && memcmp(link, want, sizeof(want) - 1) == 0;
-}
-
 void match_bell(struct client *c, const struct fl_host_message *m, int timer) {
   struct question *q = find(c, m->id);
 
   /* the pair may have come to its end meanwhile */
-  if (!q || !q->other || !q->takes_bells || !q->other->takes_bells || q->bells >= BELLS_MAX || !is_timer(timer))
+  if (!q || !q->other || !q->takes_bells || !q->other->takes_bells || q->bells >= BELLS_MAX ||
+      !passed_timer(timer)) /* whoever got anything else would have to close it */
     return;
   q->bells++;
   struct fl_host_message there = *m;

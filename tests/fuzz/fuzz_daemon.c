@@ -26,6 +26,8 @@ static int events; /* descriptors in the set */
 void say(const char *priority, const char *format, ...) { (void)priority, (void)format; }
 uint64_t now_ns(void) { return clock_ns; }
 
+bool passed_timer(int fd) { return fd & 1; }
+
 void close_passed(const int *fds, int count) {
   for (int i = 0; i < count; i++)
     kernel_close(fds[i]);
