@@ -151,7 +151,8 @@ void fl_epoll_nested(struct fl_epoll *set) {
   for (uint32_t n = atomic_load_explicit(&set->nhot, memory_order_relaxed); n > 0; n--) {
     struct fl_item *it = set->hot[n - 1];
     fl_conn_pin(it->conn, FL_WHY_NESTED);
-    if (fl_item_news(it))
+    /* the first look finds out what became of bytes that were asked back (fl_hand_over) */
+    if ((fl_item_wants_in(it) && fl_rx_ready(it->conn, NULL)) || fl_item_news(it))
       fl_item_kick(set, set->fd, it); /* stays hot, and kicked, until its bytes are read */
     else
       fl_item_cool(it);
