@@ -118,13 +118,22 @@ static bool parse_size(struct fl_options *o, const struct spec *spec, const char
 }
 
 static bool parse_count(struct fl_options *o, const struct spec *spec, const char *values, const char *text) {
-  bool fixed = strcmp(text, "auto") != 0;
-  uint32_t n = PAIR_AFTER_AUTO;
+  uint32_t n;
 
-  if (fixed && (!take_number(&text, COUNT_MAX, &n) || *text != '\0' || n == 0))
+  if (!take_number(&text, COUNT_MAX, &n) || *text != '\0' || n == 0)
+    return false;
+  *(uint32_t *)field(o, spec) = n;
+  return true;
+}
+
+static bool parse_messages(struct fl_options *o, const struct spec *spec, const char *values, const char *text) {
+  bool fixed = strcmp(text, "auto") != 0;
+
+  if (fixed && !parse_count(o, spec, values, text))
     return false;
   o->pair_fixed = fixed;
-  *(uint32_t *)field(o, spec) = n;
+  if (!fixed)
+    *(uint32_t *)field(o, spec) = PAIR_AFTER_AUTO;
   return true;
 }
 
@@ -212,7 +221,8 @@ static bool parse_log(struct fl_options *o, const struct spec *spec, const char 
 #define SPEC_choice(name) {parse_choice, FIELD(name), NULL, false}
 #define SPEC_size(name) {parse_size, FIELD(name), "a power of two from 16K to 64M, in bytes or with K or M", false}
 #define SPEC_usec(name) {parse_usec, FIELD(name), "auto, or a whole number of microseconds from 0 to 10000", false}
-#define SPEC_count(name) {parse_count, FIELD(name), "auto, or a whole number from 1 to 1000000", false}
+#define SPEC_count(name) {parse_count, FIELD(name), "a whole number from 1 to 1000000", false}
+#define SPEC_messages(name) {parse_messages, FIELD(name), "auto, or a whole number from 1 to 1000000", false}
 #define SPEC_path(name) {parse_path, FIELD(name), NULL, true}
 #define SPEC_ports(name) \
   {parse_ports, FIELD(name), \

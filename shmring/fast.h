@@ -10,8 +10,6 @@
 #include "fault.h"
 #include "lane.h"
 
-#define FL_PUSH_AHEAD 256u /* bytes beyond a message whose cache lines a sender of a stream takes in advance */
-
 /*
  * Publishes all n bytes of buf, as fl_tx_push does, if the receiver watches and the bytes fit into what is known to be
  * free of the window (`run`). False: nothing was published.

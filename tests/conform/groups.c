@@ -15,7 +15,7 @@ const unsigned group_count = sizeof groups / sizeof groups[0];
 
 const struct exception exceptions[] = {
     {"buffer-size", "How much fits before a send would block",
-     "Up to a ring (256 KB by default) is buffered in addition to the socket's own buffers. TCP promises no number "
+     "Up to a ring (4 MB by default) is buffered in addition to the socket's own buffers. TCP promises no number "
      "here: the "
      "kernel's own depends on its version, memory and the moment."},
     {"epoll-lag", "What else epoll_wait reports beside bytes in a ring",

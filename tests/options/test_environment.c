@@ -18,16 +18,18 @@ TestSuite(environment, .init = clean);
 
 Test(environment, without_variables_everything_is_preset) {
   cr_assert_eq(fl_options_load(err, sizeof(err)), 0);
-  cr_expect_eq(fl_options.ring, 256u << 10);
+  cr_expect_eq(fl_options.ring, 4u << 20);
   cr_expect_eq(fl_options.spin_us, 50);
   cr_expect_eq(fl_options.pair_after, 8);
+  cr_expect_not(fl_options.pair_fixed);
+  cr_expect_not(fl_options.spin_fixed);
   cr_expect_not(fl_options.disable);
 }
 
 Test(environment, an_empty_environment_pointer_is_no_environment) {
   environ = NULL;
   cr_assert_eq(fl_options_load(err, sizeof(err)), 0);
-  cr_expect_eq(fl_options.ring, 256u << 10);
+  cr_expect_eq(fl_options.ring, 4u << 20);
 }
 
 Test(environment, variables_are_read_and_empty_ones_are_presets) {

@@ -44,7 +44,7 @@ Test(values, an_empty_text_is_the_preset) {
   cr_assert_eq(set("stats", "/tmp/x"), 0);
   cr_assert_eq(set("log", "debug:/tmp/x"), 0);
   presets();
-  cr_expect_eq(o.ring, 256u << 10);
+  cr_expect_eq(o.ring, 4u << 20);
   cr_expect_not(o.disable);
   cr_expect_eq(o.transport, FL_TRANSPORT_AUTO);
   cr_expect_str_eq(o.stats, "");
