@@ -54,7 +54,7 @@ HOST=127.0.0.1
 
 @test "with little memory for rings the bytes go over TCP" {
   mode both
-  OPTIONS=(FASTLOCAL_MEMORY=1)
+  options FASTLOCAL_MEMORY=1
   PORT=$(free_port)
   serve echo "$PYTHON" "$FIXTURES/pair.py" serve "$HOST" "$PORT"
   wait_listen "$PORT"

@@ -7,6 +7,7 @@ load lib
 load spaces
 load containers
 
+# shellcheck disable=SC2034 # read by lib.bash
 LIMIT=300 # dockerd runs as long as its test
 
 setup_file() {

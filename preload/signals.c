@@ -212,8 +212,10 @@ FL_EXPORT sighandler_t sigset(int sig, sighandler_t disposition) {
   sigset_t set, blocked;
 
   sigemptyset(&set);
-  if (sigaddset(&set, sig) != 0 || (!hold && install(sig, &act, &old) != 0) ||
-      sigprocmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, &blocked) != 0) /* of this thread, with all libcs for Linux */
+  if (sigaddset(&set, sig) != 0 || (!hold && install(sig, &act, &old) != 0))
+    return SIG_ERR;
+  /* NOLINTNEXTLINE(concurrency-mt-unsafe): of this thread, with all libcs for Linux */
+  if (sigprocmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, &blocked) != 0)
     return SIG_ERR;
   if (sigismember(&blocked, sig))
     return SIG_HOLD;
