@@ -13,11 +13,13 @@
 
 static struct {
   __typeof__(&aio_read) aio_read;
-  __typeof__(&aio_read64) aio_read64;
   __typeof__(&aio_write) aio_write;
-  __typeof__(&aio_write64) aio_write64;
   __typeof__(&lio_listio) lio_listio;
+#ifdef __GLIBC__ /* elsewhere these are other words for the same functions */
+  __typeof__(&aio_read64) aio_read64;
+  __typeof__(&aio_write64) aio_write64;
   __typeof__(&lio_listio64) lio_listio64;
+#endif
 } extra;
 
 static void given(int fd) {
@@ -38,16 +40,25 @@ static void given(int fd) {
     return EXTRA(name)(cb); \
   }
 ONE(aio_read, aiocb)
-ONE(aio_read64, aiocb64)
 ONE(aio_write, aiocb)
+#ifdef __GLIBC__
+ONE(aio_read64, aiocb64)
 ONE(aio_write64, aiocb64)
+#endif
 
+#ifdef __GLIBC__
+#define ELEMENT(type) struct type *const
+#else
+#define ELEMENT(type) struct type *restrict const
+#endif
 #define LIST(name, type) \
-  FL_EXPORT int name(int mode, struct type *const list[], int n, struct sigevent *event) { \
+  FL_EXPORT int name(int mode, ELEMENT(type) *restrict list, int n, struct sigevent *restrict event) { \
     for (int i = 0; i < n; i++) \
       if (list[i] && list[i]->aio_lio_opcode != LIO_NOP) \
         given(list[i]->aio_fildes); \
     return EXTRA(name)(mode, list, n, event); \
   }
 LIST(lio_listio, aiocb)
+#ifdef __GLIBC__
 LIST(lio_listio64, aiocb64)
+#endif
