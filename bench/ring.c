@@ -99,8 +99,10 @@ static size_t ring_read(struct end *e, char *buf, size_t len) {
     enum fl_rx_result r = fl_rx_peek(&e->rx, 0, span, &need);
     if (r == FL_RX_EMPTY && (got > 0 || (fl_rx_flags(&e->rx) & FL_FLAG_FIN)))
       break;
-    if (r == FL_RX_EMPTY)
+    if (r == FL_RX_EMPTY) {
+      fl_rx_publish(&e->rx); /* the sender may wait for room */
       continue;
+    }
     if (r != FL_RX_RING)
       errx(1, "broken");
     size_t n = span[0].len < len - got ? span[0].len : len - got;
