@@ -176,14 +176,13 @@ static void stream_receive(const struct arguments *a, struct end *e) {
 }
 
 int main(int argc, char **argv) {
-  struct arguments a = {.size = 1, .ring = 256 << 10, .duration = 1, .warmup = 0.2, .cpu = {-1, -1}};
+  struct arguments a = {.size = 1, .ring = 4 << 20, .duration = 1, .warmup = 0.2, .cpu = {-1, -1}};
   argp_parse(&argp, argc, argv, 0, NULL, &a);
   bool stream = strcmp(a.what, "stream") == 0;
-  struct fl_segment *segment =
-      mmap(NULL, fl_segment_bytes((uint32_t)a.ring), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (segment == MAP_FAILED)
+  void *base = mmap(NULL, fl_segment_bytes((uint32_t)a.ring), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (base == MAP_FAILED)
     err(1, "mmap");
-  fl_segment_init(segment, (uint32_t)a.ring);
+  struct fl_segment *segment = fl_segment_init(base, (uint32_t)a.ring);
 
   pid_t child = fork();
   if (child < 0)
