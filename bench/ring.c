@@ -179,7 +179,8 @@ int main(int argc, char **argv) {
   struct arguments a = {.size = 1, .ring = 4 << 20, .duration = 1, .warmup = 0.2, .cpu = {-1, -1}};
   argp_parse(&argp, argc, argv, 0, NULL, &a);
   bool stream = strcmp(a.what, "stream") == 0;
-  void *base = mmap(NULL, fl_segment_bytes((uint32_t)a.ring), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void *base =
+      mmap(NULL, fl_segment_bytes((uint32_t)a.ring), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED)
     err(1, "mmap");
   struct fl_segment *segment = fl_segment_init(base, (uint32_t)a.ring);

@@ -81,7 +81,8 @@ static void start_one(struct pair *p, int end, int memory, int stopped) {
     snprintf(ring, sizeof ring, "%u", p->s->ring);
     setenv("LD_PRELOAD", options.library, 1);
     setenv("FASTLOCAL_RING", ring, 1);
-    setenv("FASTLOCAL_TRAMP", "off", 1); /* else the ends' own calls are the library's as well, and would fail */
+    setenv("FASTLOCAL_TRAMP", "off", 1);    /* else the ends' own calls are the library's as well, and would fail */
+    setenv("FASTLOCAL_PAIR_AFTER", "8", 1); /* not more where connections are short */
     execl("/proc/self/exe", "faults-warm", "--warm", number, which, NULL);
     _exit(127);
   }
