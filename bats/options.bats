@@ -132,7 +132,7 @@ bad_values() {
   case $1 in
   bool) printf '%s\n' maybe 2 ;;
   choice) printf '%s\n' pigeon 1 ;;
-  count) printf '%s\n' 0 -1 1000001 few ;;
+  count | messages) printf '%s\n' 0 -1 1000001 few ;;
   usec) printf '%s\n' -1 10001 soon 5ms 99999999999999999999 ;;
   size) printf '%s\n' 8K 100000 128M 0 large 99999999999999999999 ;;
   ports) printf '%s\n' http 70000 80- 90-80 80,,81 '!' ;;
