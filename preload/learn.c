@@ -41,6 +41,9 @@ void fl_learn_end(const struct fl_conn *c, const struct fl_local *l) {
   /* relaxed, both: connections that end at the same time may be counted as one */
   _Atomic uint8_t *p = fl_arena_learnt(l->service);
   uint8_t shift = atomic_load_explicit(p, memory_order_relaxed);
-  if (worth ? shift > 0 : shift < SHIFT_MAX)
-    atomic_store_explicit(p, worth ? shift - 1 : shift + 1, memory_order_relaxed);
+  if (worth && shift > 0)
+    atomic_store_explicit(p, shift - 1, memory_order_relaxed);
+  /* not if the next one like it would not look anyway: of many that ended together each would raise it */
+  if (!worth && shift < SHIFT_MAX && messages >= (uint64_t)fl_options.pair_after << shift)
+    atomic_store_explicit(p, shift + 1, memory_order_relaxed);
 }
