@@ -44,6 +44,6 @@ void fl_learn_end(const struct fl_conn *c, const struct fl_local *l) {
   if (worth && shift > 0)
     atomic_store_explicit(p, shift - 1, memory_order_relaxed);
   /* not if the next one like it would not look anyway: of many that ended together each would raise it */
-  if (!worth && shift < SHIFT_MAX && messages >= (uint64_t)fl_options.pair_after << shift)
+  if (!worth && shift < SHIFT_MAX && fl_learn_enough(messages, bytes, (uint64_t)fl_options.pair_after << shift))
     atomic_store_explicit(p, shift + 1, memory_order_relaxed);
 }

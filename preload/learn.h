@@ -9,7 +9,15 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
+
+#define FL_LEARN_MESSAGE_BYTES (6u << 10) /* so many bytes count as a message: a stream is worth it sooner */
+
+/* Has a connection that waits for `after` messages carried enough to look for its peer? */
+static inline bool fl_learn_enough(uint64_t messages, uint64_t bytes, uint64_t after) {
+  return messages >= after || bytes >= after * FL_LEARN_MESSAGE_BYTES;
+}
 
 struct fl_conn;
 struct fl_local;

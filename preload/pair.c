@@ -4,10 +4,10 @@
  * with the kernel's, and what to do when it does not answer.
  *
  * A connection that carried few messages costs a counter. After FASTLOCAL_PAIR_AFTER messages, or as many times
- * MESSAGE_BYTES, each end takes the first step of the rendezvous. The end that has to wait looks again with its next
- * messages, then at intervals that double, and gives up after about a fifth of a second (the reader of a stream may be
- * megabytes behind); it begins anew a few times, ever later. All of that happens inside calls that the application
- * makes anyway.
+ * FL_LEARN_MESSAGE_BYTES, each end takes the first step of the rendezvous. The end that has to wait looks again with
+ * its next messages, then at intervals that double, and gives up after about a fifth of a second (the reader of a
+ * stream may be megabytes behind); it begins anew a few times, ever later. All of that happens inside calls that the
+ * application makes anyway.
  */
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -25,9 +25,8 @@
 #include "shmring/fault.h"
 #include "stats.h"
 
-#define MESSAGE_BYTES (6u << 10) /* so many bytes count as a message: a stream is worth it sooner */
-#define QUICK_LOOKS 8u           /* looks with every message */
-#define LOOKS 20u                /* looks at one rendezvous before it is given up */
+#define QUICK_LOOKS 8u /* looks with every message */
+#define LOOKS 20u      /* looks at one rendezvous before it is given up */
 #define FIRST_WAIT_NS 50000u
 #define STARTS 4u /* rendezvous of one connection */
 #define RESTART_NS \
@@ -361,9 +360,7 @@ static void evict(struct fl_conn *c, struct fl_local *l, void *arg) {
 }
 
 /* Has a connection that has not begun to look for its peer carried enough for that? */
-static inline bool worth_looking(const struct fl_local *l) {
-  return l->ops >= l->after || l->bytes >= (uint64_t)l->after * MESSAGE_BYTES;
-}
+static inline bool worth_looking(const struct fl_local *l) { return fl_learn_enough(l->ops, l->bytes, l->after); }
 
 static void step(struct fl_conn *c, struct fl_local *l, int fd) {
   struct fl_pairing p;
